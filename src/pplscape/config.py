@@ -1,0 +1,138 @@
+"""The configuration of a whole run: one YAML file, checked, with dotted overrides."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pplscape.errors import UserError
+from pplscape.training.schedule import Recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e9 is a number, as YAML 1.2 says and PyYAML does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Pilots(_Strict):
+    """How much to spend on pilots, and on which regimes."""
+
+    tokens: int = Field(gt=0, description="domain tokens over all pilots")
+    designed: int = Field(default=9, ge=1, description="regimes besides random")
+    random_seeds: int = Field(default=3, ge=1, description="seeds of the random regime: the noise floor")
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class Training(_Strict):
+    """The recipe of pilots and arms alike; see `training.schedule.Recipe`."""
+
+    learning_rate: float = Field(default=Recipe.learning_rate, gt=0)
+    warmup_tokens: int = Field(default=Recipe.warmup_tokens, ge=0)
+    cooldown_share: float = Field(default=Recipe.cooldown_share, gt=0, lt=1)
+    step_tokens: int = Field(default=Recipe.step_tokens, gt=0)
+    replay_share: float = Field(default=Recipe.replay_share, ge=0, lt=1)
+
+    def recipe(self) -> Recipe:
+        return Recipe(**self.model_dump())
+
+
+class RunConfig(_Strict):
+    """Everything `pplscape run` needs. Paths may contain environment variables (`${PPLSCAPE_DATA}/...`)."""
+
+    model: str = Field(description="Hugging Face id, local folder, or `demo` for the embedded model")
+    corpus: list[str] = Field(min_length=1, description="files, folders, globs or URLs")
+    heldout: list[str] | None = Field(default=None, description="valid and test text; default: split off the corpus")
+    eval: list[str] | None = Field(default=None, description="benchmark text that must not be trained on")
+    general: list[str] | None = Field(default=None, description="text to measure forgetting on; default: self-samples")
+    budget: str = Field(description="tokens of the main run: 2e6, 2M or 10% of the pool")
+    pilots: Pilots
+    training: Training = Training()
+    chunk_tokens: int = Field(default=512, gt=0)
+    bins: int = Field(default=10, ge=2, le=50)
+    valid_tokens: int = Field(default=50_000, gt=0)
+    test_tokens: int = Field(default=100_000, gt=0)
+    limit_tokens: int | None = Field(default=None, gt=0, description="read about this many tokens of the corpus")
+    forms: list[str] | None = Field(default=None, description="laws to fit; default: all the runs permit")
+    bootstrap: int = Field(default=500, ge=0)
+    strategy: str = "auto"
+    baselines: list[str] = Field(default=[], description="strategies measured besides random and the law's choice")
+    arm_seeds: int = Field(default=3, ge=1)
+    engine: Literal["transformers", "fake"] = "transformers"
+    score_dtype: str = "auto"
+    seed: int = 0
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> str:
+        return str(value)
+
+    @field_validator("limit_tokens", "valid_tokens", "test_tokens", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `a.b=value` overrides. UserError with the field and what is wrong with it."""
+    try:
+        content = yaml.load(Path(path).read_text(), Loader=_Loader)  # a SafeLoader
+    except FileNotFoundError:
+        raise UserError(f"There is no configuration file {path}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold `key: value` lines, not {type(content).__name__}.")
+    for override in overrides:
+        _apply(content, override)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: dict[str, Any], where: str) -> RunConfig:
+    """A checked configuration from plain values; environment variables in paths are filled in."""
+    content = {k: _expand(v) for k, v in content.items()}
+    try:
+        return RunConfig(**content)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{where}: {faults}. Known keys: {', '.join(RunConfig.model_fields)}.") from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"Cannot read the override '{override}'; write it as key=value, e.g. training.learning_rate=1e-3.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise UserError(f"Cannot set '{key}': '{parent}' is a single value.")
+    content[last] = yaml.load(value, Loader=_Loader)
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expand(v) for v in value]
+    if isinstance(value, str) and "$" in value:
+        expanded = os.path.expandvars(value)
+        if "$" in expanded:
+            raise UserError(f"'{value}' needs an environment variable that is not set; export it and run again.")
+        return expanded
+    return value

@@ -1,0 +1,73 @@
+"""What a stage will cost before it runs: tokens, FLOPs, seconds on this machine. Used by every --dry-run."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SCORE_FLOPS, TRAIN_FLOPS = 2, 6
+"""Per parameter and token: forward only, and forward + backward."""
+UTILISATION = 0.3
+"""Share of the measured matrix-product rate that a small model reaches; an assumption, said so where it is printed."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Tokens, floating-point operations and the seconds they take at `UTILISATION` of the measured matmul rate."""
+
+    tokens: int
+    flops: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens:,} tokens, {self.flops:.2e} FLOPs, about {self.seconds:,.0f} s "
+            f"({self.seconds / 3600:.2f} device-hours) at {UTILISATION:.0%} of this CPU's measured matmul rate"
+        )
+
+
+def estimate(tokens: int, n_params: int, flops_per_token: int) -> Cost:
+    """Cost of `tokens` at `flops_per_token` (SCORE_FLOPS or TRAIN_FLOPS) per parameter."""
+    flops = float(flops_per_token) * n_params * tokens
+    return Cost(tokens, flops, flops / (UTILISATION * matmul_rate()))
+
+
+def matmul_rate(size: int = 1024) -> float:
+    """FLOP/s of one fp32 matrix product of this size here and now (best of three)."""
+    a = np.ones((size, size), dtype=np.float32)
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def count_parameters(model: str) -> int:
+    """Parameters of a model from its configuration alone; nothing is loaded. 0 for a folder without one."""
+    if Path(model).exists() and not (Path(model) / "config.json").exists():
+        return 0
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(model)
+    with torch.device("meta"):
+        return sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters())
+
+
+def prepared_tokens(prepared: Path, split: str = "pool") -> int:
+    """Tokens of a split of a prepared folder."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    parts = sorted((prepared / "chunks" / split).glob("part-*.parquet"))
+    return sum(pc.sum(pq.read_table(p, columns=["length"])["length"]).as_py() or 0 for p in parts)
+
+
+def plan_tokens(plan: Path) -> int:
+    """Tokens that the pilots of a plan train on."""
+    return int(json.loads((plan / "plan.json").read_text())["cost"]["tokens"])

@@ -1,0 +1,252 @@
+"""Which pilots to run: regimes, training sizes, nested sub-pools. Pure numpy.
+
+A regime is a token share per fine log-perplexity bin. Candidates are exponential tilts of the pool towards a grid of
+(mean, spread) targets and Dirichlet mixtures of coarse bins; a greedy D-optimal choice among them decorrelates mean
+and spread (windows of the sorted pool would tie them together). Depletion: the pilot of size D_i sees only a sub-pool
+P_i with D_i / |P_i| = budget / |pool|, so that a pilot runs short of good text just as the main run will.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pplscape.errors import UserError
+from pplscape.landscape import Bins
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.intp]
+SIZE_FACTORS = (0.125, 0.25, 0.5, 1.0)
+"""Training sizes as shares of the largest: a doubling grid over 8x."""
+CAP_SAFETY = 0.8
+"""A regime may ask for this share of what a sub-pool holds of a bin on average."""
+
+
+@dataclass(frozen=True)
+class Regime:
+    """One way of mixing the pool. `shares` [F] sum to 1; None draws from the sub-pool at random."""
+
+    name: str
+    kind: str
+    seed: int
+    shares: tuple[float, ...] | None
+    mean: float
+    std: float
+
+    @property
+    def group(self) -> str:
+        """The trunk: runs of one group share weights and noise."""
+        return f"{self.name}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Fine:
+    """The fine bins of the pool: token share [F], mean [F] and within-bin variance [F] of log-perplexity."""
+
+    share: Floats
+    mean: Floats
+    variance: Floats
+
+    @classmethod
+    def of(cls, bins: Bins, x: Floats, length: NDArray) -> Fine:
+        index = bins.of(x)
+        weight = np.bincount(index, length, bins.n)
+        mean = np.bincount(index, length * x, bins.n) / weight
+        variance = np.bincount(index, length * (x - mean[index]) ** 2, bins.n) / weight
+        return cls(np.asarray(bins.share), mean, variance)
+
+    def moments(self, shares: Floats) -> tuple[float, float]:
+        """(mean, std) of log-perplexity under token shares [F]."""
+        mean = float(shares @ self.mean)
+        return mean, float(np.sqrt(shares @ (self.variance + (self.mean - mean) ** 2)))
+
+
+def capped(shares: Floats, cap: Floats) -> Floats:
+    """The shares [F] cut at `cap` [F], the excess spread over the rest in proportion. Needs sum(cap) >= 1."""
+    shares = shares / shares.sum()
+    for _ in range(len(shares)):
+        over = shares > cap
+        if not over.any():
+            break
+        room = np.where(over, 0.0, shares)
+        shares = np.where(over, cap, shares)
+        missing = 1.0 - shares.sum()
+        if missing <= 1e-12:
+            break
+        shares = shares + missing * (room / room.sum() if room.sum() > 0 else (cap - shares) / (cap - shares).sum())
+    return np.minimum(shares, cap) / np.minimum(shares, cap).sum()
+
+
+def tilt(fine: Fine, mean: float, std: float, cap: Floats) -> Floats:
+    """Shares ~ pool share x exp(a z + b z^2) whose moments come closest to the target; z = standardised bin mean."""
+    from scipy.optimize import least_squares
+
+    pool_mean, pool_std = fine.moments(fine.share)
+    z = np.clip((fine.mean - pool_mean) / pool_std, -4, 4)
+
+    def shares(theta: Floats) -> Floats:
+        logit = np.log(fine.share) + theta[0] * z + theta[1] * z**2
+        return capped(np.exp(logit - logit.max()), cap)
+
+    def miss(theta: Floats) -> Floats:
+        m, s = fine.moments(shares(theta))
+        return np.array([m - mean, s - std, 1e-4 * theta[0], 1e-4 * theta[1]])
+
+    return shares(least_squares(miss, [0.0, 0.0], bounds=(-30, 30)).x)
+
+
+def candidates(fine: Fine, coarse: Index, cap: Floats, seed: int) -> list[tuple[str, Floats]]:
+    """(kind, shares) of tilts on a 6 x 3 grid of targets and 24 Dirichlet mixtures of the coarse bins [F] -> K."""
+    mean, std = fine.moments(fine.share)
+    order = np.argsort(fine.mean)
+    cumulative = np.cumsum(fine.share[order])
+    targets = fine.mean[order][np.searchsorted(cumulative, np.linspace(0.1, 0.9, 6))]
+    found = [("tilt", tilt(fine, float(m), f * std, cap)) for m in targets for f in (0.25, 0.55, 0.85)]
+    rng = np.random.default_rng(seed)
+    n_coarse = int(coarse.max()) + 1
+    for _ in range(24):
+        weights = rng.dirichlet(np.full(n_coarse, 0.7))
+        pool_coarse = np.bincount(coarse, fine.share, n_coarse)
+        found.append(("mixture", capped(fine.share * (weights / pool_coarse)[coarse], cap)))
+    return found
+
+
+def features(fine: Fine, coarse: Index, shares: Floats) -> Floats:
+    """What a law could see of a regime: a quadratic in (mean, spread) and the coarse bin shares."""
+    pool_mean, pool_std = fine.moments(fine.share)
+    mean, std = fine.moments(shares)
+    m, s = (mean - pool_mean) / pool_std, std / pool_std - 1
+    return np.concatenate([[1, m, s, m * m, s * s, m * s], np.bincount(coarse, shares) * (coarse.max() + 1) - 1])
+
+
+def choose_regimes(fine: Fine, coarse: Index, depletion: float, n_designed: int, n_random: int, seed: int) -> list[Regime]:
+    """`n_random` seeds of the random regime and the greedy D-optimal `n_designed` among the candidates."""
+    cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
+    pool = candidates(fine, coarse, cap, seed)
+    rows = np.stack([features(fine, coarse, s) for _, s in pool])
+    random_row = features(fine, coarse, fine.share)
+    information = 1e-3 * np.eye(rows.shape[1]) + n_random * np.outer(random_row, random_row)
+    mean, std = fine.moments(fine.share)
+    regimes = [Regime("random", "random", s, None, mean, std) for s in range(n_random)]
+    left = list(range(len(pool)))
+    for _ in range(min(n_designed, len(pool))):
+        inverse = np.linalg.inv(information)
+        gains = [rows[i] @ inverse @ rows[i] for i in left]
+        best = left.pop(int(np.argmax(gains)))
+        information += np.outer(rows[best], rows[best])
+        kind, shares = pool[best]
+        number = sum(r.kind == kind for r in regimes)
+        regimes.append(Regime(f"{kind}-{number}", kind, 0, tuple(float(v) for v in shares), *fine.moments(shares)))
+    return regimes
+
+
+def diagnose(regimes: list[Regime], sizes: list[int]) -> dict[str, Any]:
+    """Condition number and VIF of the standardised (mean, spread, ln D) design, correlation of mean and spread."""
+    mean, std = np.array([r.mean for r in regimes]), np.array([r.std for r in regimes])
+    correlation = float(np.corrcoef(mean, std)[0, 1]) if mean.std() > 0 and std.std() > 0 else 1.0
+    columns = [np.ones(len(mean)), _standard(mean), _standard(std), _standard(mean) * _standard(std)]
+    return {
+        "condition_number": float(np.linalg.cond(np.stack(columns, axis=1))),
+        "vif": 1.0 / max(1e-12, 1.0 - correlation**2),
+        "mean_std_correlation": correlation,
+        "d_span": sizes[-1] / sizes[0],
+        "runs": len(regimes) * len(sizes),
+        "trunks": len(regimes),
+    }
+
+
+def _standard(values: Floats) -> Floats:
+    return (values - values.mean()) / (values.std() or 1.0)
+
+
+def trunk_tokens(sizes: list[int], cooldown_share: float) -> int:
+    """Tokens trained for one trunk and its branches."""
+    return round((1 - cooldown_share) * sizes[-1] + cooldown_share * sum(sizes))
+
+
+def choose_sizes(pilot_tokens: int, n_trunks: int, cooldown_share: float, budget: int, step: int) -> list[int]:
+    """Sizes on the doubling grid that spend `pilot_tokens` over all trunks; none above the budget."""
+    unit = trunk_tokens([round(1e6 * f) for f in SIZE_FACTORS], cooldown_share) / 1e6
+    largest = min(budget, int(pilot_tokens / n_trunks / unit))
+    sizes = [int(largest * f) for f in SIZE_FACTORS]
+    if sizes[0] < 2 * step:
+        need = int(2 * step / SIZE_FACTORS[0] * n_trunks * unit)
+        raise UserError(
+            f"{pilot_tokens:,} pilot tokens are too few for {n_trunks} trunks: the smallest run would have {sizes[0]:,} "
+            f"tokens, under two optimiser steps. Give --pilot-tokens {need:,} or fewer regimes."
+        )
+    return sizes
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Chunk indices of one trunk: `segments[i]` continue it to size i, `branches[i]` are the cooldown of size i."""
+
+    segments: list[Index]
+    branches: list[Index]
+    pool_tokens: list[int]
+
+    def of(self, size: int) -> Index:
+        """All chunks that the run of this size was trained on."""
+        return np.concatenate([*self.segments[: size + 1], self.branches[size]])
+
+
+def draw_trunk(
+    regime: Regime, fine_bin: Index, length: NDArray, order: Floats, membership: Floats, sizes: list[int],
+    cooldown_share: float, depletion: float,
+) -> Trunk:  # fmt: skip
+    """Draw a regime's chunks. `order` and `membership` are permanent uniforms [n]: which chunk first, which sub-pool."""
+    total = float(length.sum())
+    used = np.zeros(len(length), dtype=bool)
+    segments, branches, pools, done = [], [], [], 0
+    for size in sizes:
+        inside = membership < min(1.0, size / depletion / total)
+        pools.append(int(length[inside].sum()))
+        cooldown = round(size * cooldown_share)
+        segment = draw_shares(regime.shares, fine_bin, length, order, inside & ~used, size - cooldown - done)
+        used[segment] = True
+        done += int(length[segment].sum())
+        segments.append(segment)
+        branches.append(draw_shares(regime.shares, fine_bin, length, order, inside & ~used, cooldown))
+    return Trunk(segments, branches, pools)
+
+
+def draw_shares(
+    shares: tuple[float, ...] | None, fine_bin: Index, length: NDArray, order: Floats, available: NDArray[np.bool_],
+    tokens: int,
+) -> Index:  # fmt: skip
+    """Chunks with the given token shares per bin, lowest `order` first, within half a chunk of `tokens` in total.
+
+    What a bin lacks is carried to the next bin, at last to whatever bin has text left; returned in `order`.
+    """
+    index = np.flatnonzero(available)
+    index = index[np.argsort(order[index], kind="stable")]
+    if shares is None:
+        return index[: _nearest(np.cumsum(length[index]), tokens)]
+    taken: list[Index] = []
+    carry = 0.0
+    for b in np.flatnonzero(np.asarray(shares) > 0):
+        in_bin = index[fine_bin[index] == b]
+        want = shares[b] * tokens + carry
+        count = _nearest(np.cumsum(length[in_bin]), want)
+        taken.append(in_bin[:count])
+        carry = want - float(length[in_bin[:count]].sum())
+    chosen = np.concatenate(taken) if taken else np.empty(0, dtype=np.intp)
+    if carry > 0:
+        rest = index[~np.isin(index, chosen)]
+        chosen = np.concatenate([chosen, rest[: _nearest(np.cumsum(length[rest]), carry)]])
+    return chosen[np.argsort(order[chosen], kind="stable")]
+
+
+def _nearest(cumulative: NDArray, tokens: float) -> int:
+    """How many items bring the cumulative sum nearest to `tokens`."""
+    if tokens <= 0 or len(cumulative) == 0:
+        return 0
+    k = int(np.searchsorted(cumulative, tokens))
+    if k == len(cumulative):
+        return k
+    below = cumulative[k - 1] if k else 0
+    return k + 1 if cumulative[k] - tokens < tokens - below else k

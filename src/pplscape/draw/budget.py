@@ -1,0 +1,54 @@
+"""Token budgets: reading them, and filling them exactly."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pplscape.errors import UserError
+
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_NUMBER = re.compile(r"([0-9.][0-9._]*(?:e[+-]?[0-9]+)?)\s*([kmbgt%]?)", re.IGNORECASE)
+
+
+def parse_budget(text: str | float, pool_tokens: int) -> int:
+    """Whole tokens of `2000000`, `2e6`, `2M` (k, M, B or G, T) or `10%` of the pool's tokens, rounded down.
+
+    UserError when it cannot be read, is not at least one token, or is not finite.
+    """
+    found = _NUMBER.fullmatch(str(text).strip().removesuffix("tokens").strip())
+    try:
+        number = float(found[1]) if found else math.nan
+    except ValueError:
+        number = math.nan
+    if not found or not math.isfinite(number):
+        raise UserError(f"Cannot read the budget {text!r}: write tokens as 2000000, 2e6 or 2M, or a share as 10%.")
+    unit = found[2].lower()
+    exact = number * pool_tokens / 100 if unit == "%" else number * _UNITS[unit]
+    tokens = math.floor(exact + 1e-9 * exact)  # 29% of 100 tokens is 28.999999999999996 in floating point
+    if tokens < 1:
+        raise UserError(f"The budget {text!r} is less than one token.")
+    return tokens
+
+
+def fill(order: NDArray[np.intp], length: NDArray[np.int64], budget: float) -> NDArray[np.intp]:
+    """Rows taken when walking `order` and taking whatever still fits.
+
+    Never exceeds `budget` (tokens); no row of `order` left out is as short as what remains unspent, so the shortage is
+    less than one chunk. Up to the first chunk that does not fit this is a plain prefix.
+    """
+    cumulative = np.cumsum(length[order])
+    k = int(np.searchsorted(cumulative, budget, side="right"))
+    left = budget - (cumulative[k - 1] if k else 0)
+    taken, rest = [order[:k]], order[k:]
+    while len(rest) and left > 0:
+        fits = np.flatnonzero(length[rest] <= left)
+        if not len(fits):
+            break
+        taken.append(rest[fits[:1]])
+        left -= length[rest[fits[0]]]
+        rest = rest[fits[0] + 1 :]
+    return np.concatenate(taken)

@@ -1,0 +1,31 @@
+"""What a strategy may be told beyond pool, budget and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pplscape.draw.program import Utility
+from pplscape.landscape import Bins, Moments, Scale
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every field has a meaning for some strategies only; the others ignore it."""
+
+    scale: Scale = "ppl"
+    """Scale of `target` and `loss` (dos, maxent)."""
+    target: Moments | None = None
+    """Mean and standard deviation to reach (dos, maxent)."""
+    limits: tuple[float, float] | None = None
+    """Winsor limits on `scale`; None: the pool's own."""
+    loss: Callable[[float, float], float] | None = None
+    """Predicted loss (nats/token) at (mean, std) on `scale` for this budget: where an infeasible target moves to."""
+    band: tuple[float, float] | None = None
+    temperature: float = 1.0
+    utility: Utility | None = None
+    """Per-bin utilities (allocate)."""
+    bins: Bins | None = None
+    """The bins `utility` refers to."""
+    max_epochs: float = 1.0
+    """Most times a bin's tokens may be repeated (allocate)."""

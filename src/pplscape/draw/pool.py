@@ -1,0 +1,265 @@
+"""The pool a subset is drawn from, as arrays in one canonical order, and what a draw is.
+
+Chunks are sorted by (doc_id, chunk_index), so a row number is also the tie-breaker, and nothing downstream depends on
+the order of rows or on how the scores were split into parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pplscape.draw.permanent import hash_documents, uniforms_of_hashes
+from pplscape.errors import UserError
+from pplscape.landscape import Floats, Scale, on_scale, winsor_limits
+from pplscape.manifest import MANIFEST, read_manifest
+from pplscape.schema import REJECTED, SELECTED
+
+NEEDED = ("doc_id", "chunk_index", "char_start", "char_end", "length", "n_tokens", "nll_sum", "source")
+"""Columns of the score table (schema.SCORES) that selection reads."""
+LARGEST_NLL = 700.0
+"""Nats per token above which exp(x) overflows: a failed score, not a chunk."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A strategy's answer: `times` [n] each chunk is taken, why, and facts for selection.json."""
+
+    times: NDArray[np.int16]
+    reason: str | NDArray[np.str_]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_rows(cls, pool: Pool, rows: NDArray[np.intp], reason: str, facts: dict[str, Any] | None = None) -> Draw:
+        """Each of `rows` once."""
+        times = np.zeros(len(pool), dtype=np.int16)
+        times[rows] = 1
+        return cls(times, reason, facts or {})
+
+
+@dataclass(frozen=True)
+class Pool:
+    """n scored chunks of m documents, sorted by (doc_id, chunk_index)."""
+
+    doc_names: pa.Array
+    """[m] distinct document ids, ascending in UTF-8 byte order."""
+    doc: NDArray[np.int64]
+    """[n] index into doc_names."""
+    chunk_index: NDArray[np.int64]
+    length: NDArray[np.int64]
+    """[n] tokens, without BOS."""
+    x: Floats
+    """[n] log-perplexity, nats per token."""
+    source_names: tuple[str, ...]
+    source: NDArray[np.int64]
+    """[n] index into source_names."""
+    char_start: NDArray[np.int64]
+    char_end: NDArray[np.int64]
+    rejected: pa.Table = field(default_factory=REJECTED.empty_table)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """The scores' manifest, empty for a bare table."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @cached_property
+    def tokens(self) -> int:
+        return int(self.length.sum())
+
+    @cached_property
+    def _doc_hash(self) -> NDArray[np.uint64]:
+        return hash_documents(self.doc_names.to_pylist())
+
+    @cached_property
+    def _kept(self) -> dict[Any, Any]:
+        return {}
+
+    def uniforms(self, seed: int) -> Floats:
+        """Permanent uniforms h [n] of this seed."""
+        if ("h", seed) not in self._kept:
+            self._kept["h", seed] = uniforms_of_hashes(seed, self._doc_hash[self.doc], self.chunk_index)
+        return self._kept["h", seed]
+
+    def limits(self, scale: Scale) -> tuple[float, float]:
+        """This pool's winsor limits on `scale`."""
+        if scale not in self._kept:
+            self._kept[scale] = winsor_limits(on_scale(self.x, scale))
+        return self._kept[scale]
+
+    def values(self, scale: Scale, limits: tuple[float, float] | None = None) -> Floats:
+        """Winsorised values [n] on `scale`; `limits` default to the pool's own."""
+        return np.clip(on_scale(self.x, scale), *(limits or self.limits(scale)))
+
+    def token_rank(self) -> Floats:
+        """[n] share of the pool's tokens below the middle of each chunk, in order of log-perplexity; in (0, 1)."""
+        order = np.argsort(self.x, kind="stable")
+        length = self.length[order]
+        rank = np.empty(len(self))
+        rank[order] = (np.cumsum(length) - length / 2) / self.tokens
+        return rank
+
+    def table(self, draw: Draw) -> pa.Table:
+        """The taken chunks as schema.SELECTED, in canonical order."""
+        rows = np.flatnonzero(draw.times)
+        reason = draw.reason if isinstance(draw.reason, str) else draw.reason[rows]
+        columns = {
+            "doc_id": self.doc_names.take(pa.array(self.doc[rows])),
+            "chunk_index": self.chunk_index[rows],
+            "char_start": self.char_start[rows],
+            "char_end": self.char_end[rows],
+            "length": self.length[rows],
+            "nll": self.x[rows],
+            "repeats": draw.times[rows],
+            "reason": pa.array([reason] * len(rows) if isinstance(reason, str) else reason.tolist(), pa.string()),
+            "source": pa.array(self.source_names, pa.string()).take(pa.array(self.source[rows])),
+        }
+        return pa.table([pa.array(columns[f.name]).cast(f.type) for f in SELECTED], schema=SELECTED)
+
+    def spans(self, rows: NDArray[np.intp]) -> pa.Table:
+        """Where the text of these chunks stands (doc_id, chunk_index, char_start, char_end), in the given order."""
+        return pa.table(
+            {
+                "doc_id": self.doc_names.take(pa.array(self.doc[rows])),
+                "chunk_index": pa.array(self.chunk_index[rows], pa.int32()),
+                "char_start": self.char_start[rows],
+                "char_end": self.char_end[rows],
+            }
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Pool:
+        """Scores from a stage folder (part-*.parquet) or one Parquet file; UserError for what cannot be used."""
+        path = Path(path)
+        files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+        if not files or not files[0].exists():
+            raise UserError(f"There are no scores at {path}: expected a folder with part-*.parquet or a Parquet file.")
+        tables, origin = [], []
+        for file in files:
+            table = _read_columns(file)
+            tables.append(table)
+            origin += [(str(file), len(table))]
+        manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
+        return cls.from_table(pa.concat_tables(tables), origin, manifest)
+
+    @classmethod
+    def from_table(
+        cls, table: pa.Table, origin: Sequence[tuple[str, int]] = (), manifest: Mapping[str, Any] | None = None
+    ) -> Pool:
+        """Pool of a score table; rows without a finite score are set aside in `rejected`. `origin`: (file, rows)."""
+        bad = _defects(table)
+        keep = np.flatnonzero(bad == "")
+        rejected = _rejected(table, bad, origin or [("scores", len(table))])
+        if not len(keep):
+            raise UserError(f"None of the {len(table)} scored chunks has a finite score; nothing can be selected.")
+        table = table if len(keep) == len(table) else table.take(pa.array(keep))
+        encoded = table["doc_id"].cast(pa.string()).combine_chunks().dictionary_encode()
+        by_name = pc.sort_indices(encoded.dictionary).to_numpy()
+        rank = np.empty(len(by_name), dtype=np.int64)
+        rank[by_name] = np.arange(len(by_name))
+        doc, index = rank[encoded.indices.to_numpy()], _integers(table, "chunk_index")
+        order = np.lexsort((index, doc))
+        doc, index = doc[order], index[order]
+        doc_names = encoded.dictionary.take(pa.array(by_name))
+        _refuse_duplicates(doc_names, doc, index)
+        sources = table["source"].cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
+        names = sources.dictionary.to_pylist()
+        position = {name: i for i, name in enumerate(sorted(names))}
+        source = np.asarray([position[name] for name in names], dtype=np.int64)[sources.indices.to_numpy()]
+        return cls(
+            doc_names=doc_names,
+            doc=doc,
+            chunk_index=index,
+            length=_integers(table, "length")[order],
+            x=_log_perplexity(table)[order],
+            source_names=tuple(sorted(names)),
+            source=source[order],
+            char_start=_integers(table, "char_start")[order],
+            char_end=_integers(table, "char_end")[order],
+            rejected=rejected,
+            manifest=manifest or {},
+        )
+
+    @classmethod
+    def of(
+        cls, doc_id: Sequence[str], chunk_index: Any, length: Any, x: Any, source: Sequence[str] | None = None
+    ) -> Pool:
+        """Pool from bare arrays, for use without files: log-perplexity `x` [n] in nats per token."""
+        length, zeros = np.asarray(length, np.int64), np.zeros(len(doc_id), np.int64)
+        columns = {
+            "doc_id": pa.array(doc_id, pa.string()),
+            "chunk_index": np.asarray(chunk_index, np.int64),
+            "char_start": zeros,
+            "char_end": zeros,
+            "length": length,
+            "n_tokens": np.ones(len(doc_id), np.int64),
+            "nll_sum": np.asarray(x, np.float64),
+            "source": pa.array(source if source is not None else [""] * len(doc_id), pa.string()),
+        }
+        return cls.from_table(pa.table(columns))
+
+
+def _read_columns(file: Path) -> pa.Table:
+    try:
+        names = pq.read_schema(file).names
+        missing = [c for c in NEEDED if c not in names]
+        if missing:
+            raise UserError(f"{file} is not a score table: it lacks {', '.join(missing)}; it has {', '.join(names)}.")
+        return pq.read_table(file, columns=list(NEEDED))
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{file} cannot be read as Parquet: {error}") from error
+
+
+def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(table[name], 0).to_numpy(), dtype=np.int64)
+
+
+def _log_perplexity(table: pa.Table) -> Floats:
+    nll = np.asarray(table["nll_sum"].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return nll / _integers(table, "n_tokens")
+
+
+def _defects(table: pa.Table) -> NDArray[np.str_]:
+    """[n] reason to reject each row, empty for a usable one."""
+    bad = np.full(len(table), "", dtype="<U16")
+    x = _log_perplexity(table)
+    bad[~np.isfinite(x) | (x >= LARGEST_NLL)] = "score_not_finite"
+    bad[_integers(table, "length") <= 0] = "no_tokens"
+    bad[np.asarray(table["doc_id"].is_null()) | np.asarray(table["chunk_index"].is_null())] = "no_id"
+    return bad
+
+
+def _rejected(table: pa.Table, bad: NDArray[np.str_], origin: Sequence[tuple[str, int]]) -> pa.Table:
+    rows = np.flatnonzero(bad != "")
+    starts = np.cumsum([0, *(n for _, n in origin)])
+    part = np.searchsorted(starts, rows, side="right") - 1
+    some, x = table.take(pa.array(rows)), _log_perplexity(table)[rows]
+    columns = {
+        "doc_id": some["doc_id"].cast(pa.string()),
+        "chunk_index": some["chunk_index"].cast(pa.int32()),
+        "path": pa.array([origin[p][0] for p in part], pa.string()),
+        "row": pa.array(rows - starts[part], pa.int64()),
+        "reason": pa.array(bad[rows].tolist(), pa.string()),
+        "detail": pa.array([f"nll_sum / n_tokens = {v}" for v in x], pa.string()),
+        "length": pa.array(_integers(some, "length"), pa.int64()),
+    }
+    return pa.table(list(columns.values()), schema=REJECTED)
+
+
+def _refuse_duplicates(doc_names: pa.Array, doc: NDArray[np.int64], index: NDArray[np.int64]) -> None:
+    twice = np.flatnonzero((doc[1:] == doc[:-1]) & (index[1:] == index[:-1]))
+    if len(twice):
+        name = f"{doc_names[int(doc[twice[0]])].as_py()}#{index[twice[0]]}"
+        raise UserError(
+            f"{len(twice)} chunks occur twice in the scores, the first is {name} (doc_id#chunk_index); "
+            "give every document its own id and score it once."
+        )

@@ -1,0 +1,24 @@
+"""Engines by name; torch is imported only when one is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pplscape.errors import UserError
+
+ENGINES = ("transformers", "fake")
+
+
+def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -> Any:
+    """An `Engine` (a `Learner` with `train=True`). Options of the transformers engine: revision, dtype, bos."""
+    if name == "fake":
+        from pplscape.engines.fake import FakeEngine
+
+        return FakeEngine(model)
+    if name == "transformers":
+        try:
+            from pplscape.engines.transformers import TransformersEngine
+        except ModuleNotFoundError as error:
+            raise UserError(f"Scoring needs {error.name}; install it with: pip install pplscape") from error
+        return TransformersEngine(model, train=train, **options)
+    raise UserError(f"Unknown engine '{name}'; choose one of {', '.join(ENGINES)}.")

@@ -1,0 +1,95 @@
+"""What a scoring engine is, and how its work is cut into batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+"""Token ids of one chunk, without BOS."""
+Nll = NDArray[np.float32]
+"""Negative log-likelihood of each scored target, nats."""
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What a result depends on; stored in every manifest that scores or trains."""
+
+    engine: str
+    model: str
+    revision: str | None
+    tokenizer: str
+    """sha256 of the tokenizer (16 hex digits)."""
+    dtype: str
+    bos: str
+    """`none`, or the token put before every chunk."""
+    n_params: int
+    max_positions: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Engine(Protocol):
+    """Scores chunks and writes text. The same chunk gets the same NLL whatever it is batched with (to the dtype's accuracy)."""
+
+    facts: EngineFacts
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Token ids of each text, the tokenizer's own additions off."""
+        ...
+
+    def nll(self, chunks: Sequence[Ids]) -> list[Nll]:
+        """Per-token NLL of each chunk; n_tokens = its length, one less where there is no BOS."""
+        ...
+
+    def sample(self, n: int, length: int, seed: int) -> list[str]:
+        """`n` texts of at most `length` tokens at temperature 1; the same for the same seed."""
+        ...
+
+
+class Learner(Engine, Protocol):
+    """An engine that can be trained: one chunk is one sequence, so nothing attends across documents."""
+
+    def reset(self) -> None:
+        """Back to the base model, with a fresh optimiser."""
+        ...
+
+    def step(self, chunks: Sequence[Ids], learning_rate: float) -> float:
+        """One optimiser step on all chunks (token-weighted); returns their mean NLL before the step."""
+        ...
+
+    def snapshot(self) -> Any:
+        """A copy of weights and optimiser state, for `restore`."""
+        ...
+
+    def restore(self, snapshot: Any) -> None: ...
+
+    def save(self, folder: Any) -> None:
+        """Write the model so that it can be loaded by the same engine."""
+        ...
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """16 hex digits that change when a `tokenizers.Tokenizer` would cut text differently."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
+
+
+def length_buckets(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.intp]]:
+    """Cut items into batches of similar length: rows x longest <= max_tokens (one row at least).
+
+    Longest first, ties by position: a pure function of the lengths. Right padding then costs little,
+    and under causal attention it cannot change a result, so no attention mask is needed.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        rows = max(1, max_tokens // max(1, lengths[order[start]]))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches

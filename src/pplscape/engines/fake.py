@@ -1,0 +1,69 @@
+"""A real but tiny learner without torch: an interpolated bigram model over the model folder's tokenizer.
+
+It scores, learns, forgets and saves like a language model, in microseconds, so that whole flows can be tested:
+`p(b | a) = (count[a, b] + PRIOR * unigram[b]) / (count[a] + PRIOR)`; a training step adds counts in proportion to
+the learning rate.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from pplscape.engines.base import EngineFacts, Ids, Nll, tokenizer_hash
+
+PRIOR, COUNTS_PER_LEARNING_RATE = 20.0, 1000.0
+
+
+class FakeEngine:
+    """`model` is a folder with tokenizer.json and, if it was trained, counts.npy."""
+
+    def __init__(self, model: str):
+        self._folder = Path(model)
+        self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        n = self._tokenizer.get_vocab_size()
+        stored = self._folder / "counts.npy"
+        self._base = np.load(stored) if stored.exists() else np.full((n, n), 1.0 / n)
+        self.counts = self._base.copy()
+        self.facts = EngineFacts(
+            "fake", self._folder.resolve().name, None, tokenizer_hash(self._tokenizer), "float64", "0", n * n, None
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [np.asarray(e.ids, dtype=np.int32) for e in encoded]
+
+    def nll(self, chunks: Sequence[Ids]) -> list[Nll]:
+        unigram = self.counts.sum(0) / self.counts.sum()
+        table = -np.log((self.counts + PRIOR * unigram) / (self.counts.sum(1, keepdims=True) + PRIOR))
+        return [table[np.concatenate([[0], c[:-1]]), c].astype(np.float32) for c in chunks]
+
+    def sample(self, n: int, length: int, seed: int) -> list[str]:
+        rng = np.random.default_rng(seed)
+        unigram = self.counts.sum(0) / self.counts.sum()
+        return [self._tokenizer.decode(rng.choice(len(unigram), length, p=unigram).tolist()) for _ in range(n)]
+
+    def reset(self) -> None:
+        self.counts = self._base.copy()
+
+    def step(self, chunks: Sequence[Ids], learning_rate: float) -> float:
+        loss = float(np.concatenate(self.nll(chunks)).mean())
+        for chunk in chunks:
+            np.add.at(self.counts, (np.concatenate([[0], chunk[:-1]]), chunk), COUNTS_PER_LEARNING_RATE * learning_rate)
+        return loss
+
+    def snapshot(self) -> Any:
+        return self.counts.copy()
+
+    def restore(self, snapshot: Any) -> None:
+        self.counts = snapshot.copy()
+
+    def save(self, folder: Path) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        np.save(Path(folder) / "counts.npy", self.counts)
+        shutil.copy(self._folder / "tokenizer.json", folder)

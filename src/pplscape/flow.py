@@ -1,0 +1,159 @@
+"""run and demo: all stages in order, each in its own folder of OUT, skipped when nothing changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pplscape.config import RunConfig, load_config, parse_config
+from pplscape.errors import UserError
+from pplscape.stages.compare import compare
+from pplscape.stages.evaluate import evaluate
+from pplscape.stages.fit import fit
+from pplscape.stages.landscape import landscape
+from pplscape.stages.pilot import pilot
+from pplscape.stages.plan import plan
+from pplscape.stages.prepare import prepare
+from pplscape.stages.report import report
+from pplscape.stages.sample import sample
+from pplscape.stages.score import score
+from pplscape.stages.select import select
+from pplscape.stages.train import train
+
+DEMO_MODEL = "demo"
+
+
+def model_path(model: str) -> str:
+    """A model id or folder; `demo` is the model embedded in the package."""
+    return str(resources.files("pplscape") / "embedded" / "model") if model == DEMO_MODEL else model
+
+
+def run(config: Path | str | RunConfig, *, out: Path | str, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
+    """The whole flow for one configuration; returns the report's path. Run again after a kill: it resumes.
+
+    Every finished stage is skipped if its inputs and configuration are unchanged.
+    """
+    chosen = config if isinstance(config, RunConfig) else load_config(config, overrides)
+    flow = Flow(chosen, Path(out), overwrite)
+    flow.write_config()
+    flow.landscape()
+    flow.law()
+    flow.selection()
+    flow.arms()
+    return report(flow.out, out=flow.out / "report", overwrite=True) / "report.html"
+
+
+class Flow:
+    """One configuration and the folders of its stages."""
+
+    def __init__(self, config: RunConfig, out: Path, overwrite: bool):
+        self.config, self.out, self.overwrite = config, out, overwrite
+        self.model = model_path(config.model)
+        self.engine: dict[str, Any] = {"engine": config.engine}
+        self.again = {"overwrite": overwrite}
+
+    def write_config(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "config.json").write_text(self.config.model_dump_json(indent=1) + "\n")
+
+    def landscape(self) -> None:
+        c, out = self.config, self.out
+        prepare(
+            c.corpus, model=self.model, out=out / "prepared", heldout=c.heldout, eval=c.eval,
+            chunk_tokens=c.chunk_tokens, valid_tokens=c.valid_tokens, test_tokens=c.test_tokens,
+            limit_tokens=c.limit_tokens, seed=c.seed, **self.again,
+        )  # fmt: skip
+        score(out / "prepared", model=self.model, out=out / "scores", dtype=c.score_dtype, **self.engine, **self.again)
+        landscape(
+            out / "scores", budget=c.budget, out=out / "landscape", n_bins=c.bins, corpus=out / "prepared", **self.again
+        )
+
+    def law(self) -> None:
+        c, out = self.config, self.out
+        n_params = json.loads((out / "scores" / "manifest.json").read_text())["counts"]["facts"]["n_params"]
+        plan(
+            out / "landscape", budget=c.budget, pilot_tokens=c.pilots.tokens, out=out / "plan",
+            designed=c.pilots.designed, random_seeds=c.pilots.random_seeds, recipe=c.training.recipe(),
+            n_params=n_params, seed=c.seed, **self.again,
+        )  # fmt: skip
+        pilot(
+            out / "plan", model=self.model, scores=out / "scores", corpus=out / "prepared", out=out / "pilots",
+            general=self.general(), seed=c.seed, **self.engine, **self.again,
+        )  # fmt: skip
+        fit(
+            out / "pilots" / "runs.jsonl", out=out / "law", forms=c.forms, bootstrap=c.bootstrap,
+            landscape=out / "landscape" / "landscape.json", seed=c.seed, **self.again,
+        )  # fmt: skip
+
+    def general(self) -> list[str]:
+        """The user's general text, else text sampled from the base model."""
+        if self.config.general:
+            return self.config.general
+        folder = sample(self.model, out=self.out / "general", length=self.config.chunk_tokens, **self.engine, **self.again)
+        return [str(folder / "general.jsonl")]
+
+    def _select(self, strategy: str, seed: int, out: Path, corpus: Path | None = None) -> Path:
+        return select(
+            self.out / "scores", strategy=strategy, budget=self.config.budget, out=out, law=self.out / "law" / "law.json",
+            runs=self.out / "pilots" / "runs.jsonl", corpus=corpus, seed=seed, **self.again,
+        )  # fmt: skip
+
+    def selection(self) -> None:
+        self._select(self.config.strategy, self.config.seed, self.out / "selection", self.out / "prepared")
+
+    def arms(self) -> None:
+        """Measure what the selection is worth: every strategy and random, paired by seed, on the test text."""
+        evaluations = [self._evaluate(self.model, "base")]
+        for strategy in self.strategies():
+            for seed in range(self.config.arm_seeds):
+                label = f"{strategy}-{seed}"
+                subset = self._select(strategy, seed, self.out / "draws" / label)
+                trained = train(
+                    subset, model=self.model, out=self.out / "arms" / label, corpus=self.out / "prepared",
+                    recipe=self.config.training.recipe(), general=self.general(), seed=seed,
+                    chunk_tokens=self.config.chunk_tokens, **self.engine, **self.again,
+                )  # fmt: skip
+                evaluations.append(self._evaluate(str(trained), label))
+        compare(evaluations, out=self.out / "comparison", **self.again)
+
+    def strategies(self) -> list[str]:
+        """Random, the law's choice (also when the gate advises against it: that is then measured), baselines."""
+        chosen = json.loads((self.out / "selection" / "selection.json").read_text())
+        return list(dict.fromkeys(["random", chosen["candidate"] or chosen["used"], *self.config.baselines]))
+
+    def _evaluate(self, model: str, label: str) -> Path:
+        return evaluate(
+            model, heldout=self.out / "prepared", out=self.out / "evaluations" / label, general=self.general(),
+            chunk_tokens=self.config.chunk_tokens, **self.engine, **self.again,
+        )  # fmt: skip
+
+
+def demo_config(quick: bool, limit_tokens: int | None = None) -> RunConfig:
+    """The demo: the embedded model meets the Python sources and documentation of the running environment."""
+    from pplscape.embedded.corpus import python_corpus
+
+    size = {"limit_tokens": limit_tokens or (300_000 if quick else 1_100_000)}
+    small = {
+        "budget": "32k", "pilots": {"tokens": 150_000, "designed": 5, "random_seeds": 3}, "arm_seeds": 2, "bins": 4,
+        "valid_tokens": 12_000, "test_tokens": 16_000, "bootstrap": 100,
+        "training": {"warmup_tokens": 2048, "step_tokens": 1024},
+    }  # fmt: skip
+    full = {
+        "budget": "128k", "pilots": {"tokens": 700_000, "designed": 7, "random_seeds": 3}, "arm_seeds": 3, "bins": 5,
+        "valid_tokens": 24_000, "test_tokens": 48_000, "bootstrap": 200,
+        "training": {"warmup_tokens": 4096, "step_tokens": 2048},
+    }  # fmt: skip
+    content: dict[str, Any] = {"model": DEMO_MODEL, "corpus": python_corpus(), "chunk_tokens": 256, **size}
+    return parse_config(content | (small if quick else full), "the demo's configuration")
+
+
+def demo(*, quick: bool = False, out: Path | str = "pplscape-demo", limit_tokens: int | None = None, overwrite: bool = False) -> Path:
+    """The whole flow on the embedded model and real text already on this machine; returns the report's path."""
+    try:
+        config = demo_config(quick, limit_tokens)
+    except FileNotFoundError as error:
+        raise UserError(f"The embedded model is missing from this installation ({error}); reinstall pplscape.") from error
+    return run(config, out=out, overwrite=overwrite)

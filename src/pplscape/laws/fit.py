@@ -1,0 +1,256 @@
+"""Fit one form: variable projection for starts, Huber polish, penalty by approximate leave-one-regime-out error.
+
+`fit_many` does B fits at once (folds, resamples, simulated losses); `fit_form` is the one fit to all runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pplscape.errors import UserError
+from pplscape.laws.forms import get_form
+from pplscape.laws.forms.base import Data, Floats, Form, Frame
+from pplscape.laws.polish import Problem, huber, polish
+from pplscape.runs import Compositions, RunTable
+
+LEAST_DELTA = 1e-3
+"""Huber threshold of the Chinchilla protocol, in ln L."""
+POLISHED_STARTS = 3
+BATCH_CELLS = 2_000_000
+"""Numbers in one batched derivative: keeps memory near 100 MB."""
+
+
+def labels(runs: RunTable, kind: str) -> NDArray[np.str_]:
+    """`group` or `regime` of each run [n]; runs without one are on their own."""
+    found = runs.group if kind == "group" else runs.regime
+    if found is None:
+        found = runs.regime if kind == "group" else runs.group
+    return np.arange(len(runs)).astype(str) if found is None else np.asarray(found).astype(str)
+
+
+def frame_of(runs: RunTable) -> Frame:
+    """The constants a law keeps: largest pilot, base loss (median), the pool's bin shares."""
+    base = None if runs.base_loss is None else float(np.nanmedian(runs.base_loss))
+    share = runs.bin_share
+    return Frame(
+        unit=float(runs.tokens.max()),
+        base_loss=base if base is not None and np.isfinite(base) else None,
+        bin_share=None if share is None else tuple(float(s) for s in share),
+    )
+
+
+def seed_noise(runs: RunTable) -> float | None:
+    """Relative seed noise: standard deviation of ln L over trunks that repeat a regime at the same size.
+
+    The `noise` column (nats) is used where there are no repeats; None if neither exists.
+    """
+    groups, regimes = labels(runs, "group"), labels(runs, "regime")
+    squares, freedom = 0.0, 0
+    for key in sorted({(r, float(t)) for r, t in zip(regimes, runs.tokens, strict=True)}):
+        cell = (regimes == key[0]) & (runs.tokens == key[1])
+        if cell.sum() > 1 and len(set(groups[cell])) > 1:
+            squares += float(np.var(np.log(runs.loss[cell])) * cell.sum())
+            freedom += int(cell.sum()) - 1
+    if freedom:
+        return float(np.sqrt(squares / freedom))
+    return None if runs.noise is None else float(np.median(runs.noise / runs.loss))
+
+
+def noise_weights(runs: RunTable) -> Floats:
+    """Fit weights [n] with median 1: the inverse squared seed noise of each run, where the table states it."""
+    if runs.noise is None:
+        return np.ones(len(runs))
+    precision = (runs.loss / np.maximum(runs.noise, 1e-12)) ** 2
+    return precision / np.median(precision)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One form fitted to all runs."""
+
+    form: Form
+    frame: Frame
+    theta: Floats
+    """[p]"""
+    objective: float
+    """Sum of Huber losses (plus penalty) at theta."""
+    delta: float
+    noise: float
+    strength: float
+    """Of the penalty; 0 for forms without."""
+    n_effective: float
+    """Trace of the smoother: parameters the data really move."""
+
+    @property
+    def params(self) -> dict[str, float]:
+        values = self.form.params(self.theta, self.frame)
+        return {k: float(v) for k, v in zip(self.form.names(self.frame), values, strict=True)}
+
+    def log_loss(self, compositions: Compositions) -> Floats:
+        """ln of the predicted loss [n]."""
+        data = self.form.data(compositions, self.frame)
+        return self.form.evaluate(self.theta[None], data, self.frame, jacobian=False)[0][0]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all fits of one form to one table share."""
+
+    form: Form
+    frame: Frame
+    data: Data
+    delta: float
+    noise: float
+    regimes: NDArray[np.str_]
+
+
+def setting_of(form: Form, runs: RunTable, delta: float | None = None) -> Setting:
+    """Prepare a form for a table of runs; UserError if columns are missing."""
+    frame = frame_of(runs)
+    lacking = form.missing(runs, frame)
+    if lacking:
+        raise UserError(f"Form {form.spec} needs {', '.join(lacking)}, which the table of runs does not have.")
+    frame = form.reframe(runs, frame)
+    noise = seed_noise(runs)
+    if delta is None:
+        delta = max(LEAST_DELTA, 1.345 * (noise or 0.0))
+    return Setting(form, frame, form.data(runs, frame), delta, noise or delta / 1.345, labels(runs, "regime"))
+
+
+def fit_form(form: Form | str, runs: RunTable, delta: float | None = None) -> Fit:
+    """Fit one form; `delta` overrides the Huber threshold `max(1e-3, 1.345 x relative seed noise)`."""
+    form = get_form(form) if isinstance(form, str) else form
+    setting = setting_of(form, runs, delta)
+    weight = noise_weights(runs)[None]
+    theta, value, strength = fit_many(setting, np.log(runs.loss)[None], weight, tolerance=1e-12)
+    problem = problem_of(setting, np.log(runs.loss)[None], weight, strength)
+    trace = float(np.einsum("bnn->b", smoother(problem, theta)[0])[0])
+    return Fit(
+        form, setting.frame, theta[0], float(value[0]), setting.delta, setting.noise, float(strength[0]), trace
+    )
+
+
+def problem_of(setting: Setting, log_loss: Floats, weight: Floats, strength: Floats) -> Problem:
+    """The minimisation behind B fits, with the penalty of strengths [B]."""
+    penalty = setting.form.penalty(setting.frame)
+    ridge = None if penalty is None else (setting.noise**2 * strength)[:, None, None] * penalty.matrix
+    return Problem(setting.form, setting.frame, setting.data, log_loss, weight, setting.delta, ridge)
+
+
+def fit_many(
+    setting: Setting,
+    log_loss: Floats,
+    weight: Floats,
+    warm: Floats | None = None,
+    strength: Floats | None = None,
+    tolerance: float = 1e-9,
+) -> tuple[Floats, Floats, Floats]:
+    """B fits: (theta [B, p], objective [B], strength [B]) for ln L [B, n] and weights [B, n].
+
+    `warm` [W, p] are further starts, tried by all; with `warm` given the grid of starts is not made.
+    `strength` [B] fixes the penalty instead of choosing it fit by fit.
+    """
+    n_fits, n_runs = weight.shape
+    cells = n_runs * (len(setting.form.names(setting.frame)) + 1) * 8
+    size = max(1, BATCH_CELLS // cells)
+    parts = [
+        _fit_batch(
+            setting,
+            log_loss[i : i + size],
+            weight[i : i + size],
+            warm,
+            None if strength is None else strength[i : i + size],
+            tolerance,
+        )
+        for i in range(0, n_fits, size)
+    ]
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def _fit_batch(
+    setting: Setting, log_loss: Floats, weight: Floats, warm: Floats | None, strength: Floats | None, tolerance: float
+) -> tuple[Floats, Floats, Floats]:
+    starts = _starts(setting, log_loss, weight, warm)
+    penalty = setting.form.penalty(setting.frame)
+    if penalty is None or strength is not None:
+        fixed = np.zeros(len(weight)) if strength is None else strength
+        theta, value = _solve(problem_of(setting, log_loss, weight, fixed), starts, tolerance)
+        return theta, value, fixed
+    thetas, values, errors = [], [], []
+    for candidate in penalty.strengths:
+        problem = problem_of(setting, log_loss, weight, np.full(len(weight), candidate))
+        theta, value = _solve(problem, starts, tolerance)
+        thetas.append(theta)
+        values.append(value)
+        errors.append(left_out_error(problem, theta, setting.regimes))
+    best, rows = np.argmin(errors, axis=0), np.arange(len(weight))
+    return np.stack(thetas)[best, rows], np.stack(values)[best, rows], np.asarray(penalty.strengths)[best]
+
+
+def _starts(setting: Setting, log_loss: Floats, weight: Floats, warm: Floats | None) -> Floats:
+    if warm is not None:
+        return np.broadcast_to(warm, (len(weight), *warm.shape))
+    return setting.form.starts(setting.data, np.exp(log_loss), weight, setting.frame)
+
+
+def _solve(problem: Problem, starts: Floats, tolerance: float) -> tuple[Floats, Floats]:
+    """Polish the best few of starts [B, C, p], compared on the objective, and keep the best."""
+    n_fits, n_starts, p = starts.shape
+    low, high = problem.bounds()
+    starts = np.clip(starts, low[:, None], high[:, None])
+    values = np.stack([problem.objective(starts[:, c]) for c in range(n_starts)], axis=1)
+    chosen = np.argsort(values, axis=1, kind="stable")[:, :POLISHED_STARTS]
+    kept = chosen.shape[1]
+    rows = np.repeat(np.arange(n_fits), kept)
+    theta, value = polish(problem.rows(rows), starts[rows, chosen.ravel()], tolerance=tolerance)
+    best = value.reshape(n_fits, kept).argmin(1) + np.arange(n_fits) * kept
+    return theta[best], value[best]
+
+
+def smoother(problem: Problem, theta: Floats) -> tuple[Floats, Floats, Floats]:
+    """(S [B, n, n], residual [B, n], jacobian [B, n, p]): first-order d(prediction)/d(measured ln L) at theta."""
+    predicted, jacobian = problem.form.evaluate(theta, problem.data, problem.frame)
+    assert jacobian is not None
+    residual = predicted - problem.log_loss
+    basis = problem.form.basis(problem.data, problem.frame)
+    inverse, weighted = _inverse_curvature(problem, theta, residual, jacobian)
+    return (jacobian @ basis) @ inverse @ np.swapaxes(weighted, -1, -2), residual, jacobian
+
+
+def _inverse_curvature(problem: Problem, theta: Floats, residual: Floats, jacobian: Floats) -> tuple[Floats, Floats]:
+    """Pseudo-inverse [B, p, p] of the curvature with parameters at a bound held, and w psi'(r) J [B, n, p]."""
+    low, high = problem.bounds()
+    basis = problem.form.basis(problem.data, problem.frame)
+    bend = np.minimum(1.0, problem.delta / np.maximum(np.abs(residual), 1e-300))
+    free = ((theta > low) & (theta < high)).astype(float)
+    moved = (jacobian @ basis) * free[:, None, :]
+    weighted = moved * (problem.weight * bend)[..., None]
+    curvature = np.swapaxes(moved, -1, -2) @ weighted
+    if problem.ridge is not None:
+        held = free[:, :, None] * free[:, None, :]
+        curvature = curvature + (basis.T @ problem.ridge @ basis) * held
+    scale = 1 / np.sqrt(np.maximum(np.einsum("bpp->bp", curvature), 1e-300))
+    scale = np.where(np.einsum("bpp->bp", curvature) > 0, scale, 0.0)
+    scaled = curvature * scale[:, :, None] * scale[:, None, :]
+    inverse = np.linalg.pinv(scaled, rcond=1e-10, hermitian=True) * scale[:, :, None] * scale[:, None, :]
+    return inverse, weighted
+
+
+def left_out_error(problem: Problem, theta: Floats, regimes: NDArray[np.str_]) -> Floats:
+    """Approximate leave-one-regime-out error [B]: mean Huber loss of residuals with their regime's pull removed."""
+    pull, residual, _ = smoother(problem, theta)
+    same = regimes[:, None] == regimes[None, :]
+    system = np.eye(len(regimes)) - pull * same
+    used = problem.weight > 0
+    system = np.where(used[:, :, None] & used[:, None, :], system, np.eye(len(regimes)))
+    system = system + 1e-8 * np.eye(len(regimes))
+    without = np.clip(np.linalg.solve(system, residual[..., None])[..., 0], -2.0, 2.0)
+    return (used * problem.weight * huber(without, 20 * problem.delta)).sum(-1) / problem.weight.sum(-1)
+
+
+def with_losses(runs: RunTable, loss: Floats) -> RunTable:
+    """The same runs with other losses (simulation)."""
+    return replace(runs, loss=loss)

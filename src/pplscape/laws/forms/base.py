@@ -1,0 +1,167 @@
+"""What a law's form is: parameters, prediction, derivative, good starts. Pure numpy, batched over fits.
+
+Shapes: n runs, p parameters, B fits at once (cross-validation folds, resamples, starts). `theta` is what the fitter
+moves; `params` are the same numbers under the names and units of the published formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pplscape.errors import UserError
+from pplscape.runs import Compositions
+
+Floats = NDArray[np.float64]
+Data = dict[str, Any]
+"""Arrays a form derives from compositions once per fit: [n] or [n, ...]."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Constants of a fit, kept with the law: prediction needs them, the fitter does not move them."""
+
+    unit: float = 1.0
+    """Tokens of the largest pilot."""
+    base_loss: float | None = None
+    """L(0) in nats/token."""
+    bin_share: tuple[float, ...] | None = None
+    """The pool's token share of each bin."""
+    centre: tuple[float, float] = (0.0, 0.0)
+    """Where a quadratic is expanded: mean over the pilots of its two coordinates."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Frame:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Quadratic penalty `0.5 noise^2 strength theta' matrix theta`; a strength is 1 / (prior spread)^2 of theta.
+
+    The strength is chosen from the candidates by approximate leave-one-regime-out error.
+    """
+
+    matrix: Floats
+    strengths: tuple[float, ...]
+
+
+class Form:
+    """A law's form. Subclasses state the formula, its source and the class constants below."""
+
+    name: ClassVar[str]
+    variants: ClassVar[tuple[str, ...]] = ("",)
+    columns: ClassVar[tuple[str, ...]] = ("tokens",)
+    default_scale: ClassVar[str | None] = None
+    """`ppl` or `nll` for forms that use moments."""
+    uses_size: ClassVar[bool] = True
+    uses_composition: ClassVar[bool] = True
+    uses_base: ClassVar[bool] = False
+
+    def __init__(self, variant: str = "", scale: str | None = None):
+        if variant and variant not in self.variants:
+            raise UserError(f"Form {self.name} has no variant '{variant}'; it has: {', '.join(self.variants)}.")
+        self.variant = variant or self.variants[0]
+        self.scale = None if self.default_scale is None else scale or self.default_scale
+
+    @property
+    def spec(self) -> str:
+        """What `get_form` takes to make this form again; the default variant is not spelt out."""
+        return self.name if self.variant == self.variants[0] else f"{self.name}:{self.variant}"
+
+    @property
+    def reading(self) -> str:
+        """How s reads: `std` or `var`."""
+        return "var" if self.variant == "var" else "std"
+
+    def missing(self, compositions: Compositions, frame: Frame) -> list[str]:
+        """Names of columns the form needs and the table lacks."""
+        needed = list(self.columns)
+        if self.scale is not None:
+            needed += [f"{self.scale}_mean", f"{self.scale}_std"]
+        lacking = [name for name in needed if getattr(compositions, name) is None]
+        return lacking + (["base_loss"] if self.uses_base and frame.base_loss is None else [])
+
+    def reframe(self, compositions: Compositions, frame: Frame) -> Frame:
+        """The frame with the constants that this form takes from the pilots."""
+        return frame
+
+    def data(self, compositions: Compositions, frame: Frame) -> Data:
+        """What `evaluate` needs of n compositions."""
+        raise NotImplementedError
+
+    def names(self, frame: Frame) -> tuple[str, ...]:
+        """Names of `params`, in order."""
+        raise NotImplementedError
+
+    def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
+        """theta [B, p] -> (ln of the predicted loss [B, n], its derivative [B, n, p] or None)."""
+        raise NotImplementedError
+
+    def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
+        """Candidates theta [B, C, p] for losses [B, n] and weights [B, n] (0 = left out) by variable projection."""
+        raise NotImplementedError
+
+    def bounds(self, frame: Frame, smallest: Floats) -> tuple[Floats, Floats]:
+        """Box [B, p], [B, p] on theta; no irreducible loss lies above `smallest` [B], the smallest loss in the fit."""
+        raise NotImplementedError
+
+    def basis(self, data: Data, frame: Frame) -> Floats:
+        """[p, p] linear map from well-conditioned steps to theta; a bounded parameter's row has only a positive diagonal."""
+        return np.eye(len(self.names(frame)))  # theta and params have the same length in most forms
+
+    def penalty(self, frame: Frame) -> Penalty | None:
+        """Shrinkage of theta, none by default."""
+        return None
+
+    def params(self, theta: Floats, frame: Frame) -> Floats:
+        """theta [..., p] -> parameters [..., len(names)] in the formula's units."""
+        return theta
+
+    def theta(self, params: Floats, frame: Frame) -> Floats:
+        """Inverse of `params`: any theta that predicts the same."""
+        return params
+
+    def log_loss(self, params: Floats, compositions: Compositions, frame: Frame) -> Floats:
+        """ln of the loss [B, n] that parameters [B, len(names)] predict."""
+        lacking = self.missing(compositions, frame)
+        if lacking:
+            raise UserError(f"Form {self.spec} needs {', '.join(lacking)} to predict.")
+        return self.evaluate(self.theta(params, frame), self.data(compositions, frame), frame, jacobian=False)[0]
+
+
+def gap_floor_grid(loss: Floats, weight: Floats, n: int = 16) -> Floats:
+    """Irreducible losses to try [B, n]: from 0 to just below the smallest loss in use, denser towards it."""
+    smallest = np.where(weight > 0, loss, np.inf).min(-1)
+    share = 1 - np.geomspace(1, 3e-3, n)
+    return smallest[:, None] * share
+
+
+def box(low: Sequence[float | Floats], high: Sequence[float | Floats], smallest: Floats) -> tuple[Floats, Floats]:
+    """Bounds [B, p] from one number, or one array [B], a parameter."""
+    return tuple(  # type: ignore[return-value]
+        np.stack([np.broadcast_to(value, smallest.shape) for value in side], axis=-1).astype(float)
+        for side in (low, high)
+    )
+
+
+def weighted_least_squares(design: Floats, target: Floats, weight: Floats, ridge: Floats | None = None) -> Floats:
+    """Batched linear least squares: design [..., n, q], target [..., n], weight [..., n] -> [..., q].
+
+    Columns are scaled; a ridge of 1e-10 keeps empty designs solvable. `ridge` [..., q, q] is added as it is.
+    """
+    scale = np.sqrt(np.maximum(np.einsum("...nq,...n->...q", design**2, weight), 1e-300))
+    scaled = design / scale[..., None, :]
+    gram = np.einsum("...nq,...n,...nr->...qr", scaled, weight, scaled, optimize=True)
+    gram = gram + 1e-10 * np.eye(design.shape[-1])
+    if ridge is not None:
+        gram = gram + ridge / (scale[..., None, :] * scale[..., :, None])
+    right = np.einsum("...nq,...n->...q", scaled, weight * target)
+    return np.linalg.solve(gram, right[..., None])[..., 0] / scale

@@ -1,0 +1,81 @@
+"""`chinchilla`: L = E + A N^-alpha + B D^-beta (Hoffmann et al., arXiv 2203.15556), in the log-sum-exp form."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, weighted_least_squares
+from pplscape.runs import Compositions
+
+
+class Chinchilla(Form):
+    """theta = (ln A, ln B, ln E, alpha, beta); N parameters, D tokens. Says nothing about composition."""
+
+    name = "chinchilla"
+    columns = ("tokens", "n_params")
+    uses_composition = False
+
+    def data(self, compositions: Compositions, frame: Frame) -> Data:
+        assert compositions.n_params is not None
+        return {"log_n": np.log(compositions.n_params), "log_d": np.log(compositions.tokens)}
+
+    def names(self, frame: Frame) -> tuple[str, ...]:
+        return ("A", "B", "E", "alpha", "beta")
+
+    def bounds(self, frame: Frame, smallest: Floats) -> tuple[Floats, Floats]:
+        return box([-np.inf, -np.inf, -30.0, 0.0, 0.0], [np.inf, np.inf, np.log(smallest), 3.0, 3.0], smallest)
+
+    def basis(self, data: Data, frame: Frame) -> Floats:
+        basis = np.eye(5)
+        basis[0, 3], basis[1, 4] = data["log_n"].mean(), data["log_d"].mean()
+        return basis
+
+    def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
+        log_n, log_d = data["log_n"], data["log_d"]
+        by_n = np.exp(theta[..., 0:1] - theta[..., 3:4] * log_n)
+        by_d = np.exp(theta[..., 1:2] - theta[..., 4:5] * log_d)
+        floor = np.exp(theta[..., 2:3]) * np.ones_like(by_n)
+        loss = floor + by_n + by_d
+        if not jacobian:
+            return np.log(loss), None
+        columns = [by_n, by_d, floor, -by_n * log_n, -by_d * log_d]
+        return np.log(loss), np.stack(columns, axis=-1) / loss[..., None]
+
+    def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
+        """(alpha, beta) on a grid, (A, B, E) by non-negative least squares in relative loss."""
+        found = []
+        for alpha, beta in product(np.linspace(0.1, 1.0, 10), repeat=2):
+            unit_n, unit_d = np.exp(-alpha * data["log_n"].mean()), np.exp(-beta * data["log_d"].mean())
+            columns = [np.exp(-alpha * data["log_n"]) / unit_n, np.exp(-beta * data["log_d"]) / unit_d]
+            design = np.stack([*columns, np.ones_like(columns[0])], axis=-1)
+            linear = _non_negative(design, loss, weight / loss**2)
+            amounts = np.maximum(linear / [unit_n, unit_d, 1.0], 1e-12)
+            exponents = np.broadcast_to([alpha, beta], (len(loss), 2))
+            found.append(np.concatenate([np.log(amounts), exponents], axis=-1))
+        return np.stack(found, axis=1)
+
+    def params(self, theta: Floats, frame: Frame) -> Floats:
+        return np.concatenate([np.exp(theta[..., :3]), theta[..., 3:]], axis=-1)
+
+    def theta(self, params: Floats, frame: Frame) -> Floats:
+        return np.concatenate([np.log(params[..., :3]), params[..., 3:]], axis=-1)
+
+
+def _non_negative(design: Floats, target: Floats, weight: Floats) -> Floats:
+    """Least squares with coefficients >= 0 for few columns, exactly, by trying all supports: [n, q], [B, n] -> [B, q]."""
+    q = design.shape[-1]
+    best = np.zeros((len(target), q))
+    best_error = np.full(len(target), np.inf)
+    for support in product((False, True), repeat=q):
+        chosen = np.flatnonzero(support)
+        if not len(chosen):
+            continue
+        found = weighted_least_squares(design[:, chosen], target, weight)
+        error = (weight * (found @ design[:, chosen].T - target) ** 2).sum(-1)
+        better = (found >= 0).all(-1) & (error < best_error)
+        full = np.zeros_like(best)
+        full[:, chosen] = found
+        best[better], best_error[better] = full[better], error[better]
+    return best

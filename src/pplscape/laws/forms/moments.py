@@ -1,0 +1,50 @@
+"""Forms of the published family: the loss gap is a power of D times a function of a subset's mean and spread.
+
+m = mean, s = spread (standard deviation, or variance for `:var`) of chunk perplexity (scale `ppl`) or log-perplexity
+(scale `nll`), natural logarithms throughout.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pplscape.laws.forms.base import Floats
+from pplscape.laws.forms.gap import GapForm
+from pplscape.runs import Compositions
+
+
+class Monotone(GapForm):
+    """L = E + Dc D^-aD exp(-a x), x = log-perplexity of the subset (mean nll, or ln of the mean perplexity)."""
+
+    name = "monotone"
+    default_scale = "nll"
+    coefficient_names = ("a",)
+
+    def columns_of(self, compositions: Compositions) -> list[Floats]:
+        m, _ = compositions.moments(self.scale or "nll")
+        return [-(m if self.scale == "nll" else np.log(m))]
+
+
+class Paper(GapForm):
+    """L = E + Dc / (m^(a0 + a1 s) s^(b0 + b1 m) D^aD), arXiv 2512.21515; whether s is std or variance is ambiguous."""
+
+    name = "paper"
+    variants = ("std", "var")
+    default_scale = "ppl"
+    coefficient_names: tuple[str, ...] = ("a0", "a1", "b0", "b1")
+
+    def columns_of(self, compositions: Compositions) -> list[Floats]:
+        m, s = compositions.moments(self.scale or "ppl", self.reading)
+        log_m, log_s = np.log(m), np.log(s)
+        return [-log_m, -s * log_m, -log_s, -m * log_s]
+
+
+class Extended(Paper):
+    """The published form with c1 m + c2 s added to ln(m^.. s^..): closed under rescaling of m and s."""
+
+    name = "extended"
+    coefficient_names = ("a0", "a1", "b0", "b1", "c1", "c2")
+
+    def columns_of(self, compositions: Compositions) -> list[Floats]:
+        m, s = compositions.moments(self.scale or "ppl", self.reading)
+        return [*super().columns_of(compositions), -m, -s]

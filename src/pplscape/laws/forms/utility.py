@@ -1,0 +1,157 @@
+"""`utility`: what a token of each perplexity bin is worth. Anchored at the base model's loss, concave, budget-aware.
+
+    L(n) = E + (L0 - E) [1 + sum_b u_b w_b phi(n_b / w_b)]^-beta
+    phi(z) = tau (1 - exp(-z / tau))   (saturating, default)      or      z^gamma, 0 < gamma <= 1   (power)
+
+n_b = tokens of bin b in units of the largest pilot, w_b = the bin's share of pool tokens. Repeats beyond one epoch count
+less (Muennighoff et al., arXiv 2305.16264): n_b -> U_b + U_b R (1 - exp(-(n_b/U_b - 1)/R)), U_b = unique tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pplscape.laws.forms.base import (
+    Data,
+    Floats,
+    Form,
+    Frame,
+    Penalty,
+    box,
+    gap_floor_grid,
+    weighted_least_squares,
+)
+from pplscape.runs import Compositions
+
+REPEAT_VALUE = 15.387756
+"""R*_D of arXiv 2305.16264: how many repeats are worth about as much as fresh tokens."""
+LEAST_BRACKET = 0.05
+"""Below it the bracket falls exponentially to 0 instead of crossing it, so that a prediction always exists."""
+PRIOR_SPREADS = (0.1, 0.3, 1.0, 3.0)
+"""Candidates for the spread of u_b around its mean, relative to the mean."""
+
+NOISE_GUESS = 0.003
+"""Relative noise assumed for the ridge of the starting values only."""
+
+
+def effective_tokens(tokens: Floats, unique: Floats | None) -> Floats:
+    """Tokens per bin [n, K] after discounting repeats beyond one epoch of the bin's unique tokens [n, K]."""
+    if unique is None:
+        return tokens
+    epochs = np.divide(tokens, unique, out=np.ones_like(tokens), where=unique > 0)
+    repeated = unique * (1 + REPEAT_VALUE * -np.expm1(-(epochs - 1) / REPEAT_VALUE))
+    return np.where((unique > 0) & (epochs > 1), repeated, tokens)
+
+
+class Utility(Form):
+    """theta = (E, ln beta, ln tau | gamma, ln k, v_1..v_K); u_b = k (1 + v_b), v smoothed and shrunk to 0."""
+
+    name = "utility"
+    variants = ("saturating", "power")
+    columns = ("tokens", "bin_tokens")
+    uses_base = True
+
+    def missing(self, compositions: Compositions, frame: Frame) -> list[str]:
+        lacking = super().missing(compositions, frame)
+        return lacking + (["bin shares of the pool"] if not lacking and frame.bin_share is None else [])
+
+    def data(self, compositions: Compositions, frame: Frame) -> Data:
+        assert compositions.bin_tokens is not None
+        share = np.asarray(frame.bin_share)
+        z = effective_tokens(compositions.bin_tokens, compositions.bin_unique_tokens) / (share * frame.unit)
+        return {"z": z, "log_z": np.log(np.maximum(z, 1e-300)), "share": share}
+
+    def names(self, frame: Frame) -> tuple[str, ...]:
+        shape = "tau" if self.variant == "saturating" else "gamma"
+        return ("E", "beta", shape, *(f"u_{b}" for b in range(len(frame.bin_share or ()))))
+
+    def bounds(self, frame: Frame, smallest: Floats) -> tuple[Floats, Floats]:
+        assert frame.base_loss is not None
+        shape = (np.log(0.1), np.log(100.0)) if self.variant == "saturating" else (0.05, 1.0)
+        top = np.minimum(smallest, 0.999 * frame.base_loss)
+        n_bins = len(frame.bin_share or ())
+        low = [0.0, np.log(0.02), shape[0], -12.0, *[-50.0] * n_bins]
+        return box(low, [top, np.log(5.0), shape[1], 12.0, *[50.0] * n_bins], smallest)
+
+    def basis(self, data: Data, frame: Frame) -> Floats:
+        return np.eye(4 + len(data["share"]))
+
+    def penalty(self, frame: Frame) -> Penalty:
+        n_bins = len(frame.bin_share or ())
+        differences = np.diff(np.eye(n_bins), axis=0)
+        matrix = np.zeros((4 + n_bins, 4 + n_bins))
+        matrix[4:, 4:] = np.eye(n_bins) + differences.T @ differences
+        return Penalty(matrix, tuple(spread**-2 for spread in PRIOR_SPREADS))
+
+    def _phi(self, shape: Floats, data: Data) -> tuple[Floats, Floats]:
+        """phi [..., n, K] and its derivative by theta's shape parameter, for shape [...]."""
+        z = data["z"]
+        if self.variant == "power":
+            phi = np.where(z > 0, np.exp(shape[..., None, None] * data["log_z"]), 0.0)
+            return phi, phi * np.where(z > 0, data["log_z"], 0.0)
+        tau = np.exp(shape)[..., None, None]
+        decay = np.exp(-z / tau)
+        phi = -tau * np.expm1(-z / tau)
+        return phi, phi - z * decay
+
+    def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
+        floor, beta, k = theta[..., :1], np.exp(theta[..., 1:2]), np.exp(theta[..., 3:4])
+        phi, by_shape = self._phi(theta[..., 2], data)
+        worth = k * (1 + theta[..., 4:]) * data["share"]
+        total = (phi @ worth[..., None])[..., 0]
+        raw = 1 + total
+        bracket = np.where(raw < LEAST_BRACKET, LEAST_BRACKET * np.exp(np.minimum(raw / LEAST_BRACKET - 1, 0)), raw)
+        bracket = np.maximum(bracket, 1e-12)
+        gap = (frame.base_loss - floor) * bracket**-beta
+        loss = floor + gap
+        if not jacobian:
+            return np.log(loss), None
+        slope = -beta * gap / np.where(raw < LEAST_BRACKET, LEAST_BRACKET, bracket)
+        derivative = np.empty((*loss.shape, theta.shape[-1]))
+        derivative[..., 0] = 1 - bracket**-beta
+        derivative[..., 1] = -beta * gap * np.log(bracket)
+        derivative[..., 2] = slope * (by_shape @ worth[..., None])[..., 0]
+        derivative[..., 3] = slope * total
+        derivative[..., 4:] = (slope * k)[..., None] * phi * data["share"]
+        return np.log(loss), derivative / loss[..., None]
+
+    def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
+        """(E, beta, shape) on a grid; `((L-E)/(L0-E))^(-1/beta) - 1` is linear in u, solved with a ridge of spread 1."""
+        assert frame.base_loss is not None
+        floor = np.minimum(gap_floor_grid(loss, weight, 5), 0.99 * frame.base_loss)
+        shapes = np.log([0.3, 1.0, 3.0, 20.0]) if self.variant == "saturating" else np.array([0.25, 0.5, 0.75, 1.0])
+        found = [
+            self._linear_starts(data, loss, weight, frame, floor, beta, shape)
+            for beta in (0.1, 0.25, 0.6, 1.5)
+            for shape in shapes
+        ]
+        return np.concatenate(found, axis=1)
+
+    def _linear_starts(
+        self, data: Data, loss: Floats, weight: Floats, frame: Frame, floor: Floats, beta: float, shape: float
+    ) -> Floats:
+        phi = self._phi(np.asarray(shape), data)[0] * data["share"]
+        floor = floor[..., None]
+        ratio = np.maximum((loss[:, None, :] - floor) / (frame.base_loss - floor), 1e-6)
+        bracket = ratio ** (-1 / beta)
+        effective = weight[:, None, :] * (ratio * (frame.base_loss - floor) * beta / (bracket * loss[:, None, :])) ** 2
+        common = phi.sum(-1)
+        k = (effective * common * (bracket - 1)).sum(-1) / np.maximum((effective * common**2).sum(-1), 1e-300)
+        k = np.clip(k, 1e-3, 1e4)
+        penalty = self.penalty(frame)
+        ridge = NOISE_GUESS**2 * penalty.matrix[4:, 4:] / (k**2)[..., None, None]
+        spread = weighted_least_squares(phi, bracket - 1 - k[..., None] * common, effective, ridge)
+        head = [floor[..., 0], np.full_like(k, np.log(beta)), np.full_like(k, shape), np.log(k)]
+        return np.concatenate([np.stack(head, axis=-1), np.clip(spread / k[..., None], -10, 10)], axis=-1)
+
+    def params(self, theta: Floats, frame: Frame) -> Floats:
+        shape = np.exp(theta[..., 2:3]) if self.variant == "saturating" else theta[..., 2:3]
+        worth = np.exp(theta[..., 3:4]) * (1 + theta[..., 4:])
+        return np.concatenate([theta[..., :1], np.exp(theta[..., 1:2]), shape, worth], axis=-1)
+
+    def theta(self, params: Floats, frame: Frame) -> Floats:
+        shape = np.log(params[..., 2:3]) if self.variant == "saturating" else params[..., 2:3]
+        worth = params[..., 3:]
+        mean = worth.mean(-1, keepdims=True)
+        k = np.where(mean > 0, mean, np.abs(worth).mean(-1, keepdims=True) + 1e-12)
+        return np.concatenate([params[..., :1], np.log(params[..., 1:2]), shape, np.log(k), worth / k - 1], axis=-1)

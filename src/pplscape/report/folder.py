@@ -1,0 +1,149 @@
+"""A run's folder as the report reads it: every stage's file, or None where the stage has not run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pplscape.errors import UserError
+from pplscape.manifest import MANIFEST
+
+Facts = dict[str, Any]
+STAGES = ("prepare", "score", "landscape", "plan", "pilot", "fit", "select", "train", "evaluate", "compare")
+FOLDERS = {
+    "prepare": "prepared",
+    "score": "scores",
+    "landscape": "landscape",
+    "plan": "plan",
+    "pilot": "pilots",
+    "fit": "law",
+    "select": "selection",
+    "compare": "comparison",
+}
+"""Folder of each stage that has exactly one."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run has produced so far."""
+
+    path: Path
+    landscape: Facts | None = None
+    plan: Facts | None = None
+    runs: list[Facts] = field(default_factory=list)
+    """Every line of runs.jsonl, failed runs included."""
+    law: Facts | None = None
+    selection: Facts | None = None
+    comparison: Facts | None = None
+    manifests: Mapping[str, Facts] = field(default_factory=dict)
+    """Of every finished stage folder, by its path relative to the run."""
+
+    @classmethod
+    def read(cls, path: Path) -> RunFolder:
+        """UserError when there is no such folder, it holds no stage, or a file is not what it should be."""
+        if not path.is_dir():
+            raise UserError(f"{path} is not a folder; `pplscape report` takes the output folder of a run.")
+        run = cls(
+            path=path,
+            landscape=_json(path / "landscape/landscape.json"),
+            plan=_json(path / "plan/plan.json"),
+            runs=_jsonl(path / "pilots/runs.jsonl"),
+            law=_json(path / "law/law.json"),
+            selection=_json(path / "selection/selection.json"),
+            comparison=_json(path / "comparison/comparison.json"),
+            manifests=_manifests(path),
+        )
+        if not run.manifests and run.landscape is None and not run.runs and run.law is None:
+            known = ", ".join(FOLDERS.values())
+            raise UserError(f"{path} holds no stage of a run (none of {known}); make one with `pplscape run` or `demo`.")
+        return run
+
+    @property
+    def ok(self) -> list[Facts]:
+        """Pilots that have a loss."""
+        return [r for r in self.runs if r.get("status", "ok") == "ok" and r.get("loss") is not None]
+
+    @property
+    def failed(self) -> list[Facts]:
+        return [r for r in self.runs if r.get("status", "ok") != "ok" or r.get("loss") is None]
+
+    def manifest(self, stage: str) -> Facts | None:
+        """The manifest of a stage that has one folder; None before it finished."""
+        return self.manifests.get(FOLDERS[stage])
+
+    def fact(self, name: str) -> Any:
+        """A fact about model, tokenizer or chunks from the first stage that recorded it, or None."""
+        for stage in ("score", "prepare", "pilot"):
+            manifest = self.manifest(stage) or {}
+            for place in (manifest.get("counts", {}).get("facts", {}), manifest.get("config", {})):
+                if place.get(name) is not None:
+                    return place[name]
+        return (self.law or {}).get(name)
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens of the main run."""
+        for facts in (self.selection, self.landscape, self.plan):
+            if facts and facts.get("budget"):
+                return int(facts["budget"])
+        return None
+
+    def command(self, stage: str) -> str:
+        """The command line that makes the output of `stage` in this folder."""
+        return shlex.join(["pplscape", *self._arguments(stage)]).replace("'<", "<").replace(">'", ">")
+
+    def _arguments(self, stage: str) -> list[str]:
+        at = {s: str(self.path / f) for s, f in FOLDERS.items()}
+        model, budget = str(self.fact("model") or "<MODEL>"), str(self.budget or "<TOKENS>")
+        spent = (self.manifest("plan") or {}).get("config", {}).get("pilot_tokens", "<TOKENS>")
+        arm, evaluation = str(self.path / "arms/<STRATEGY-SEED>"), str(self.path / "evaluations/<STRATEGY-SEED>")
+        corpus = ["--corpus", at["prepare"]]
+        arguments = {
+            "prepare": ["prepare", "<FILES>", "--model", model],
+            "score": ["score", at["prepare"], "--model", model],
+            "landscape": ["landscape", at["score"], "--budget", budget, *corpus],
+            "plan": ["plan", at["landscape"], "--budget", budget, "--pilot-tokens", str(spent)],
+            "pilot": ["pilot", at["plan"], "--model", model, "--scores", at["score"], *corpus],
+            "fit": ["fit", f"{at['pilot']}/runs.jsonl", "--landscape", f"{at['landscape']}/landscape.json"],
+            "select": ["select", at["score"], "--strategy", "auto", "--budget", budget]
+            + ["--law", f"{at['fit']}/law.json", *corpus],
+            "train": ["train", at["select"], "--model", model, *corpus],
+            "evaluate": ["evaluate", arm, "--heldout", at["prepare"]],
+            "compare": ["compare", evaluation],
+        }
+        out = at.get(stage) or {"train": arm, "evaluate": evaluation}[stage]
+        return [*arguments[stage], "--out", out]
+
+
+def _json(path: Path) -> Facts | None:
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); make it again or delete it.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} should hold a JSON object, not {type(value).__name__}.")
+    return value
+
+
+def _jsonl(path: Path) -> list[Facts]:
+    if not path.exists():
+        return []
+    rows = []
+    for i, line in enumerate(path.read_text().splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}, line {i} is not valid JSON ({error}).") from error
+    return rows
+
+
+def _manifests(path: Path) -> dict[str, Facts]:
+    found = sorted([*path.glob(f"*/{MANIFEST}"), *path.glob(f"*/*/{MANIFEST}")])
+    return {str(p.parent.relative_to(path)): facts for p in found if (facts := _json(p)) is not None}

@@ -1,0 +1,57 @@
+"""compare: paired differences between evaluated arms, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pplscape.errors import UserError
+from pplscape.manifest import StageFolder, read_manifest
+from pplscape.paired import compare_arms
+from pplscape.stages.evaluate import read_evaluation
+
+VERSION = 1
+
+
+def compare(evaluations: Sequence[Path | str], *, out: Path | str, overwrite: bool = False) -> Path:
+    """Write OUT/comparison.json from the output folders of `evaluate` (one of them may be the base model).
+
+    UserError when the arms were not measured on the same documents.
+    """
+    folders = [Path(e) for e in evaluations]
+    inputs: dict[str, Path | str] = {f"evaluation {i}": f for i, f in enumerate(folders)}
+    with StageFolder(Path(out), stage="compare", version=VERSION, config={}, inputs=inputs, overwrite=overwrite) as folder:
+        if not folder.finished:
+            folder.write_json("comparison.json", compare_arms(_arms(folders)))
+            folder.finish({"in": len(folders), "out": len(folders), "rejected": {}})
+    return Path(out)
+
+
+def _arms(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    arms, documents = [], None
+    for folder in folders:
+        rows = read_evaluation(folder)
+        found = {(r["split"], r["doc_id"], r["n_tokens"]) for r in rows}
+        if documents is not None and found != documents:
+            raise UserError(f"{folder} was measured on other documents than {folders[0]}; evaluate both on the same text.")
+        documents = found
+        facts = read_manifest(folder)["counts"]["facts"]
+        arms.append({**{k: facts[k] for k in ("strategy", "seed", "tokens")}, **losses(rows)})
+    return arms
+
+
+def losses(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Test loss (nats/token), bits/byte and general loss (None without general text) of the rows of eval.jsonl."""
+
+    def total(split: str, key: str) -> float:
+        return float(sum(r[key] for r in rows if r["split"] == split))
+
+    general = total("general", "n_tokens")
+    return {
+        "loss": total("test", "nll_sum") / total("test", "n_tokens"),
+        "bits_per_byte": total("test", "nll_sum") / np.log(2) / total("test", "n_bytes"),
+        "loss_general": total("general", "nll_sum") / general if general else None,
+    }

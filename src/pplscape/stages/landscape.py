@@ -1,0 +1,387 @@
+"""Stage `landscape`: what a scored corpus looks like, and what a budget could reach in it.
+
+Reads the score files (and, if given, the prepared corpus for sample texts), writes landscape.json, summary.md and
+the histogram as PNG and SVG. All losses in nats per token, sizes in tokens; see `pplscape.landscape` for the moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pplscape.design import Fine
+from pplscape.errors import UserError
+from pplscape.landscape import (
+    Bins,
+    Floats,
+    Scale,
+    feasible_moments,
+    make_bins,
+    moments,
+    on_scale,
+    winsor_limits,
+)
+from pplscape.manifest import MANIFEST, StageFolder, read_manifest
+
+VERSION = 1
+HISTOGRAM_CELLS = 60
+MOST_FINE_BINS = 40
+SAMPLES_PER_BIN, SAMPLE_CHARACTERS = 3, 300
+QUANTILES = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995)
+LARGEST_NLL = 700.0
+"""Above it exp(x) overflows: no model assigns it to real tokens, so such a row is a failure, not a chunk."""
+_NUMBERS = ("length", "n_tokens", "n_bytes", "nll_sum")
+_PLACE = ("doc_id", "chunk_index", "char_start", "char_end")
+
+
+@dataclass(frozen=True)
+class ScoredPool:
+    """The columns of a score table that the landscape needs; every array is [n]."""
+
+    length: NDArray[np.int64]
+    n_tokens: NDArray[np.int64]
+    n_bytes: NDArray[np.int64]
+    nll_sum: Floats
+    source: NDArray[np.intp]
+    """Index into `sources`."""
+    sources: tuple[str, ...]
+    place: pa.Table
+    """doc_id, chunk_index, char_start, char_end of the chunks; empty unless asked for."""
+    rejected: dict[str, int]
+
+    @property
+    def x(self) -> Floats:
+        """Log-perplexity [n], nats per token."""
+        return self.nll_sum / self.n_tokens
+
+
+def landscape(
+    scores: Path | str,
+    *,
+    budget: int | str,
+    out: Path | str,
+    n_bins: int = 10,
+    corpus: Path | str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Describe the scored pool `scores` and what `budget` tokens (`2e6`, `2M`, `10%`) of it can reach.
+
+    `n_bins` equal-token bins are cut, and a finer nested set for the design of pilots. With `corpus`, a prepared
+    folder, three sample texts per bin are kept. Returns the output folder.
+    """
+    from pplscape.draw.budget import parse_budget
+
+    files = score_files(Path(scores))
+    if n_bins < 1:
+        raise UserError(f"--n-bins must be at least 1, not {n_bins}.")
+    available = pool_tokens(files)
+    tokens = parse_budget(budget, available)
+    if tokens > available:
+        raise UserError(f"The budget of {tokens:,} tokens is larger than the pool ({available:,} tokens).")
+    inputs = {"scores": Path(scores)} | ({"corpus": Path(corpus)} if corpus is not None else {})
+    config = {"budget": tokens, "n_bins": n_bins, "histogram_cells": HISTOGRAM_CELLS}
+    with StageFolder(
+        Path(out), stage="landscape", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
+    ) as folder:
+        if folder.finished:
+            return folder.path
+        pool = read_scores(files, with_place=corpus is not None)
+        facts = describe(pool, tokens, n_bins)
+        facts["scoring"], facts["counts"] = _scoring(Path(scores)), _counts(Path(scores), corpus)
+        facts["samples"] = _samples(pool, facts["bins"], Path(corpus), seed) if corpus is not None else None
+        folder.write_json("landscape.json", facts)
+        folder.write_text("summary.md", summary(facts))
+        _write_histogram(folder, facts)
+        n = len(pool.length)
+        folder.finish({"in": n + sum(pool.rejected.values()), "out": n, "rejected": pool.rejected})
+    return Path(out)
+
+
+def score_files(scores: Path) -> list[Path]:
+    """The Parquet files of a score folder (or one file given directly)."""
+    if scores.is_file():
+        return [scores]
+    files = sorted(scores.glob("part-*.parquet"))
+    if not files:
+        raise UserError(f"{scores} holds no score files (part-*.parquet); make them with `pplscape score`.")
+    return files
+
+
+def _read_columns(path: Path, columns: tuple[str, ...]) -> pa.Table:
+    try:
+        present = pq.read_schema(path).names
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
+    missing = [c for c in columns if c not in present]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(present)}.")
+    return pq.read_table(path, columns=list(columns))
+
+
+def pool_tokens(files: list[Path]) -> int:
+    """Tokens of all scored chunks."""
+    return sum(int(np.sum(_read_columns(f, ("length",))["length"].to_numpy(), dtype=np.int64)) for f in files)
+
+
+def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
+    """Read the score table; rows without a usable loss are left out and counted by reason."""
+    columns = (*_NUMBERS, "source", *(_PLACE if with_place else ()))
+    table = pa.concat_tables([_read_columns(f, columns) for f in files])
+    n_tokens, nll_sum = table["n_tokens"].to_numpy(), table["nll_sum"].to_numpy().astype(np.float64)
+    empty = ~(n_tokens > 0) | ~(table["length"].to_numpy() > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        finite = np.isfinite(nll_sum) & (nll_sum / np.where(empty, 1, n_tokens) < LARGEST_NLL)
+    rejected = {"no_tokens": int(empty.sum()), "non_finite_loss": int((~finite & ~empty).sum())}
+    table = table.filter(pa.array(finite & ~empty))
+    if not table.num_rows:
+        raise UserError(f"{files[0].parent} holds no chunk with a finite loss ({rejected}).")
+    source = table["source"].cast(pa.string()).combine_chunks().dictionary_encode()
+    length, n_tokens, n_bytes = (table[c].to_numpy().astype(np.int64) for c in _NUMBERS[:3])
+    return ScoredPool(
+        length=length,
+        n_tokens=n_tokens,
+        n_bytes=n_bytes,
+        nll_sum=table["nll_sum"].to_numpy().astype(np.float64),
+        source=source.indices.to_numpy(),
+        sources=tuple(source.dictionary.to_pylist()),
+        place=table.select(_PLACE if with_place else []),
+        rejected={k: v for k, v in rejected.items() if v},
+    )
+
+
+def describe(pool: ScoredPool, budget: int, n_bins: int) -> dict[str, Any]:
+    """The facts of landscape.json that follow from the scores alone."""
+    x = pool.x
+    bins = make_bins(x, pool.length, n_bins)
+    fine = make_bins(x, pool.length, n_bins * max(1, min(4, MOST_FINE_BINS // n_bins)))
+    tokens, scored, n_bytes = (int(a.sum()) for a in (pool.length, pool.n_tokens, pool.n_bytes))
+    nats = float(pool.nll_sum.sum())
+    n_budget = max(1, min(len(x), round(budget / float(np.mean(pool.length)))))
+    scales = {scale: _scale_facts(x, scale) for scale in ("nll", "ppl")}
+    return {
+        "n_chunks": len(x),
+        "tokens": tokens,
+        "n_tokens": scored,
+        "n_bytes": n_bytes,
+        "budget": budget,
+        "budget_chunks": n_budget,
+        "corpus_nll": nats / scored,
+        "corpus_ppl": float(np.exp(nats / scored)),
+        "mean_chunk_ppl": scales["ppl"]["raw"]["mean"],
+        "bits_per_byte": nats / np.log(2) / max(n_bytes, 1),
+        "bytes_per_token": n_bytes / tokens,
+        "scale": scales,
+        "winsor": {scale: facts["winsor"] for scale, facts in scales.items()},
+        "by_source": by_source(pool),
+        "histogram": histogram(pool),
+        "bins": {**_bins_json(bins), "by_bin": by_bin(pool, bins)},
+        "fine_bins": _fine_bins(fine, pool),
+        "feasible": {scale: feasible_boundary(x, scale, n_budget) for scale in ("nll", "ppl")},
+    }
+
+
+def _bins_json(bins: Bins) -> dict[str, Any]:
+    return {"edges": list(bins.edges), "share": list(bins.share), "hash": bins.hash}
+
+
+def _fine_bins(fine: Bins, pool: ScoredPool) -> dict[str, Any]:
+    """The fine bins with what is inside them: token-weighted mean and variance of x for the design of pilots;
+    chunks, and chunk-weighted winsorised mean and variance on both scales, as the moments of subsets are taken."""
+    x, index = pool.x, fine.of(pool.x)
+    by_token = Fine.of(fine, x, pool.length)
+    chunks = np.bincount(index, minlength=fine.n)
+    winsorised = {}
+    for scale in ("nll", "ppl"):
+        values = on_scale(x, scale)
+        values = np.clip(values, *winsor_limits(values))
+        mean = np.bincount(index, values, fine.n) / chunks
+        variance = np.bincount(index, (values - mean[index]) ** 2, fine.n) / chunks
+        winsorised[scale] = {"mean": mean.tolist(), "variance": variance.tolist()}
+    inside = {"mean": by_token.mean.tolist(), "variance": by_token.variance.tolist(), "chunks": chunks.tolist()}
+    return {**_bins_json(fine), **inside, "winsorised": winsorised}
+
+
+def _scale_facts(x: Floats, scale: Scale) -> dict[str, Any]:
+    values = on_scale(x, scale)
+    limits = winsor_limits(values)
+    winsorised = moments(values, limits)
+    clipped = np.clip(values, *limits)
+    z = (clipped - winsorised.mean) / (winsorised.std or 1.0)
+    quantiles = np.quantile(values, QUANTILES)
+    return {
+        "mean": winsorised.mean,
+        "std": winsorised.std,
+        "skewness": float(np.mean(z**3)),
+        "kurtosis": float(np.mean(z**4)),
+        "raw": {"mean": float(values.mean()), "std": float(values.std())},
+        "winsor": list(limits),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "quantiles": {str(q): float(v) for q, v in zip(QUANTILES, quantiles, strict=True)},
+    }
+
+
+def feasible_boundary(x: Floats, scale: Scale, n: int, per_edge: int = 4) -> list[list[float]]:
+    """Boundary of the (mean, std) pairs that n of the chunks can have, as a closed ring of points.
+
+    The set is convex in (mean, mean square), where its straight edges are cut into `per_edge` pieces before the
+    map to (mean, std) bends them. Values are winsorised, as the moments are.
+    """
+    values = on_scale(x, scale)
+    ring = feasible_moments(np.clip(values, *winsor_limits(values)), n)
+    ring = np.concatenate([ring, ring[:1]])
+    steps = np.arange(per_edge) / per_edge
+    points = (ring[:-1, None] * (1 - steps[:, None]) + ring[1:, None] * steps[:, None]).reshape(-1, 2)
+    points = np.concatenate([points, ring[-1:]])
+    std = np.sqrt(np.maximum(points[:, 1] - points[:, 0] ** 2, 0))
+    return [[float(m), float(s)] for m, s in zip(points[:, 0], std, strict=True)]
+
+
+def _group_facts(pool: ScoredPool, group: NDArray[np.intp], n: int) -> list[dict[str, Any]]:
+    """Chunks, tokens, share, corpus loss and bits per byte of each of n groups of chunks."""
+    columns = {"tokens": pool.length, "n_tokens": pool.n_tokens, "bytes": pool.n_bytes, "nats": pool.nll_sum}
+    sums = {k: np.bincount(group, weights=v, minlength=n) for k, v in columns.items()}
+    chunks = np.bincount(group, minlength=n)
+    return [
+        {
+            "n_chunks": int(chunks[i]),
+            "tokens": int(sums["tokens"][i]),
+            "share": float(sums["tokens"][i] / sums["tokens"].sum()),
+            "nll": float(sums["nats"][i] / max(sums["n_tokens"][i], 1)),
+            "bits_per_byte": float(sums["nats"][i] / np.log(2) / max(sums["bytes"][i], 1)),
+        }
+        for i in range(n)
+    ]
+
+
+def _largest_sources(pool: ScoredPool, most: int) -> tuple[list[str], NDArray[np.intp]]:
+    """Names of the sources with most tokens (then one for all others) and each chunk's index [n] into them."""
+    tokens = np.bincount(pool.source, weights=pool.length, minlength=len(pool.sources))
+    order = sorted(range(len(tokens)), key=lambda i: (-tokens[i], pool.sources[i]))
+    kept = order if len(order) <= most else order[: most - 1]
+    place = np.full(len(tokens), len(kept))
+    place[kept] = np.arange(len(kept))
+    names = [pool.sources[i] for i in kept]
+    if len(kept) < len(order):
+        names.append(f"other ({len(order) - len(kept)} sources)")
+    return names, place[pool.source]
+
+
+def by_source(pool: ScoredPool, most: int = 20) -> list[dict[str, Any]]:
+    """One row a source, most tokens first; past `most` rows the rest is summed up in the last."""
+    names, index = _largest_sources(pool, most)
+    return [{"source": n} | facts for n, facts in zip(names, _group_facts(pool, index, len(names)), strict=True)]
+
+
+def by_bin(pool: ScoredPool, bins: Bins) -> list[dict[str, Any]]:
+    """One row a bin, lowest perplexity first, with its range in nats per token."""
+    x = pool.x
+    edges = [float(x.min()), *bins.edges, float(x.max())]
+    rows = _group_facts(pool, bins.of(x), bins.n)
+    return [{"bin": i, "low": edges[i], "high": edges[i + 1]} | row for i, row in enumerate(rows)]
+
+
+def histogram(pool: ScoredPool, most_sources: int = 6) -> dict[str, Any]:
+    """Chunks and tokens per log-perplexity cell and source.
+
+    Cells span the raw range; when a few outliers stretch it to more than twice the central 99.8 %, the central
+    range (padded) is cut up instead and the outliers are counted under `outside`.
+    """
+    x = pool.x
+    low, high = float(x.min()), float(x.max())
+    inner_low, inner_high = (float(q) for q in np.quantile(x, [0.001, 0.999]))
+    if high - low > 2 * (inner_high - inner_low) > 0:
+        pad = 0.25 * (inner_high - inner_low)
+        low, high = max(low, inner_low - pad), min(high, inner_high + pad)
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, HISTOGRAM_CELLS + 1)
+    names, source = _largest_sources(pool, most_sources)
+    counts, tokens = [], []
+    for i in range(len(names)):
+        of_source = source == i
+        counts.append(np.histogram(x[of_source], edges)[0].tolist())
+        tokens.append(np.histogram(x[of_source], edges, weights=pool.length[of_source])[0].astype(int).tolist())
+    outside = {"below": int((x < low).sum()), "above": int((x > high).sum())}
+    return {"edges": edges.tolist(), "sources": names, "counts": counts, "tokens": tokens, "outside": outside}
+
+
+def _scoring(scores: Path) -> dict[str, Any]:
+    """Model, tokenizer and chunk length the scores were made with; empty for a user's own table."""
+    return read_manifest(scores)["counts"].get("facts", {}) if (scores / MANIFEST).exists() else {}
+
+
+def _counts(scores: Path, corpus: Path | str | None) -> dict[str, Any]:
+    """What went in, came out and was left out, by stage and reason."""
+    folders = {"score": scores} | ({"prepare": Path(corpus)} if corpus is not None else {})
+    return {stage: read_manifest(p)["counts"] for stage, p in folders.items() if (p / MANIFEST).exists()}
+
+
+def _samples(pool: ScoredPool, bins: Mapping[str, Any], corpus: Path, seed: int) -> list[list[dict[str, Any]]]:
+    """Up to three random chunks of each bin with the start of their text; the same for the same pool and seed."""
+    from pplscape.text.prepared import Prepared
+
+    x = pool.x
+    bin_of = Bins(tuple(bins["edges"]), tuple(bins["share"])).of(x)
+    chosen: list[int] = []
+    for b in range(len(bins["share"])):
+        members = np.flatnonzero(bin_of == b)
+        take = np.random.default_rng([seed, b]).choice(members, min(SAMPLES_PER_BIN, len(members)), replace=False)
+        chosen += sorted(take.tolist(), key=lambda i: x[i])
+    texts = Prepared(corpus).texts("pool", pool.place.take(chosen))
+    samples: list[list[dict[str, Any]]] = [[] for _ in bins["share"]]
+    for i, text in zip(chosen, texts, strict=True):
+        place = {"doc_id": pool.place["doc_id"][i].as_py(), "chunk_index": pool.place["chunk_index"][i].as_py()}
+        sample = {"source": pool.sources[pool.source[i]], "nll": float(x[i]), "text": text[:SAMPLE_CHARACTERS]}
+        samples[bin_of[i]].append(place | sample)
+    return samples
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """The landscape as a page of Markdown."""
+    nll, ppl = facts["scale"]["nll"], facts["scale"]["ppl"]
+    lines = [
+        "# Perplexity landscape",
+        "",
+        f"{facts['n_chunks']:,} chunks, {facts['tokens']:,} tokens, {facts['n_bytes']:,} bytes; "
+        f"budget {facts['budget']:,} tokens ({facts['budget'] / facts['tokens']:.1%} of the pool).",
+        f"Corpus perplexity {facts['corpus_ppl']:.4g} ({facts['corpus_nll']:.4f} nats/token); "
+        f"mean of the chunks' perplexities {facts['mean_chunk_ppl']:.4g}; {facts['bits_per_byte']:.4f} bits/byte.",
+        "",
+        "| scale | mean | std | mean, raw | std, raw | 1 % | median | 99 % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, s in (("log-perplexity (nats/token)", nll), ("perplexity", ppl)):
+        q = s["quantiles"]
+        values = (s["mean"], s["std"], s["raw"]["mean"], s["raw"]["std"], q["0.01"], q["0.5"], q["0.99"])
+        lines.append(f"| {name} | " + " | ".join(f"{v:.4g}" for v in values) + " |")
+    lines += ["", "| bin | nats/token | perplexity | chunks | tokens | share |", "|---|---|---|---|---|---|"]
+    for row in facts["bins"]["by_bin"]:
+        lines.append(
+            f"| {row['bin'] + 1} | {row['low']:.3f} to {row['high']:.3f} | {np.exp(row['low']):.4g} to "
+            f"{np.exp(row['high']):.4g} | {row['n_chunks']:,} | {row['tokens']:,} | {row['share']:.1%} |"
+        )
+    lines += ["", "| source | chunks | tokens | share | nats/token | bits/byte |", "|---|---|---|---|---|---|"]
+    for row in facts["by_source"]:
+        name = str(row["source"]).replace("|", "\\|")
+        lines.append(
+            f"| {name} | {row['n_chunks']:,} | {row['tokens']:,} | {row['share']:.1%} | {row['nll']:.4f} | "
+            f"{row['bits_per_byte']:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _write_histogram(folder: StageFolder, facts: Mapping[str, Any]) -> None:
+    from pplscape.report.figures import landscape_histogram
+
+    figure = landscape_histogram(facts)
+    folder.write_bytes("landscape.png", figure.png())
+    folder.write_bytes("landscape.svg", figure.svg_file())

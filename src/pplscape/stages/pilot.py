@@ -1,0 +1,170 @@
+"""pilot: train the planned trunks and branches, and record what came out, failures included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pplscape.design import Regime, Trunk, draw_trunk
+from pplscape.draw.pool import Pool
+from pplscape.engines import load_engine
+from pplscape.engines.base import Learner
+from pplscape.landscape import Bins, moments, on_scale
+from pplscape.manifest import StageFolder, fingerprint_input
+from pplscape.progress import Progress
+from pplscape.stages.score import check_tokenizer, read_facts
+from pplscape.text.prepared import Prepared
+from pplscape.training.evaluate import TextLoss
+from pplscape.training.loop import Progressed, Replay, Report, train_constant, train_cooldown
+from pplscape.training.schedule import Recipe
+from pplscape.training.texts import chunk_ids, heldout_of, read_general
+
+VERSION = 1
+MEMBERSHIP_STREAM = 7_001
+"""Seed offset of the uniforms that decide which sub-pools a chunk belongs to."""
+
+
+def pilot(
+    plan: Path | str, *, model: str, scores: Path | str, corpus: Path | str, out: Path | str,
+    general: Sequence[str] | None = None, engine: str = "transformers", dtype: str = "auto", seed: int = 0,
+    overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Write OUT/runs.jsonl (`schema.RUN_FIELDS`), one line a run. A finished trunk survives a kill.
+
+    `corpus`: the prepared folder; `general`: input files whose loss shows forgetting (and that replay draws from).
+    """
+    content = json.loads((Path(plan) / "plan.json").read_text())
+    options = {} if engine == "fake" else {"dtype": dtype}
+    learner = load_engine(engine, model, train=True, **options)
+    inputs: dict[str, Path | str] = {"plan": Path(plan), "scores": Path(scores), "corpus": Path(corpus)}
+    inputs |= {f"general {i}": fingerprint_input(Path(g)) if Path(g).exists() else g for i, g in enumerate(general or [])}
+    with StageFolder(
+        Path(out), stage="pilot", version=VERSION, config=learner.facts.as_dict(), inputs=inputs, seed=seed,
+        overwrite=overwrite,
+    ) as folder:  # fmt: skip
+        if not folder.finished:
+            bench = Bench(content, learner, Path(scores), Prepared(Path(corpus)), general)
+            _run_all(bench, folder)
+    return Path(out)
+
+
+class Bench:
+    """Everything the trunks of one plan share."""
+
+    def __init__(
+        self, plan: dict[str, Any], learner: Learner, scores: Path, corpus: Prepared, general: Sequence[str] | None
+    ):
+        check_tokenizer(corpus, learner)
+        self.plan, self.learner, self.corpus = plan, learner, corpus
+        self.recipe = Recipe(**plan["recipe"])
+        self.pool = Pool.read(scores)
+        self.bins = Bins(tuple(plan["bins"]["edges"]), tuple(plan["bins"]["share"]))
+        self.fine_bin = Bins(tuple(plan["fine_bins"]["edges"]), tuple(plan["fine_bins"]["share"])).of(self.pool.x)
+        self.valid = heldout_of(corpus, "valid", learner)
+        self.general, self.replayed = read_general(general, learner, read_facts(scores)["chunk_tokens"], self.recipe)
+        learner.reset()
+        self.base, self.base_general = self.measure()
+
+    def measure(self) -> tuple[TextLoss, TextLoss | None]:
+        """Domain and general loss of the learner as it is now."""
+        return self.valid.loss(self.learner), self.general.loss(self.learner) if self.general else None
+
+    def replay(self) -> Replay | None:
+        """A fresh pass over the replayed general text, if the recipe asks for any."""
+        return Replay(self.replayed) if self.replayed else None
+
+    def draw(self, regime: Regime) -> Trunk:
+        pool = self.pool
+        return draw_trunk(
+            regime, self.fine_bin, pool.length,
+            pool.uniforms(regime.seed), pool.uniforms(MEMBERSHIP_STREAM),
+            self.plan["sizes"], self.recipe.cooldown_share, self.plan["depletion"],
+        )  # fmt: skip
+
+
+def _run_all(bench: Bench, folder: StageFolder) -> None:
+    regimes = [regime_of(r) for r in bench.plan["regimes"]]
+    rows: list[dict[str, Any]] = []
+    with Progress("pilot", bench.plan["cost"]["tokens"]) as progress:
+        for regime in regimes:
+            name = f"trunks/{regime.group}.jsonl"
+            if not folder.has(name):
+                folder.write_jsonl(name, run_trunk(bench, regime, progress))
+            rows += [json.loads(line) for line in (folder.path / name).read_text().splitlines()]
+    folder.write_jsonl("runs.jsonl", rows)
+    failed = sum(r["status"] != "ok" for r in rows)
+    folder.finish({"in": len(rows), "out": len(rows) - failed, "rejected": {"failed": failed} if failed else {}})
+
+
+def regime_of(row: dict[str, Any]) -> Regime:
+    """A regime from its entry in plan.json."""
+    shares = tuple(row["shares"]) if row["shares"] is not None else None
+    return Regime(row["name"], row["kind"], row["seed"], shares, row["target_mean"], row["target_std"])
+
+
+def run_trunk(bench: Bench, regime: Regime, progress: Progress) -> list[dict[str, Any]]:
+    """One row per size: the trunk at a constant rate, a cooldown branch at each size. A failure ends the trunk."""
+    trunk, learner = bench.draw(regime), bench.learner
+    learner.reset()
+    at, replay, rows = Progressed(), bench.replay(), []
+    failure: str | None = None
+    for size in range(len(bench.plan["sizes"])):
+        row = describe(bench, regime, trunk, size)
+        if failure is None:
+            try:
+                row |= _train_size(bench, trunk, size, at, replay, progress.add)
+            except (FloatingPointError, MemoryError, RuntimeError) as error:
+                failure = f"{type(error).__name__}: {error}"
+        if failure is not None:
+            row |= {"status": "failed", "reason": failure}
+        rows.append(row)
+    return rows
+
+
+def _train_size(
+    bench: Bench, trunk: Trunk, size: int, at: Progressed, replay: Replay | None, report: Report
+) -> dict[str, Any]:
+    learner, recipe = bench.learner, bench.recipe
+    train_constant(learner, _ids(bench, trunk.segments[size]), recipe, at, replay, report)
+    snapshot, branch = learner.snapshot(), at.copy()
+    train_cooldown(learner, _ids(bench, trunk.branches[size]), recipe, branch, replay, report)
+    domain, general = bench.measure()
+    learner.restore(snapshot)
+    if not np.isfinite(domain.loss):
+        raise FloatingPointError(f"validation loss is {domain.loss}")
+    return {
+        "tokens": branch.tokens, "loss": domain.loss, "loss_se": domain.standard_error,
+        "loss_general": general.loss if general else None, "status": "ok", "reason": None,
+    }  # fmt: skip
+
+
+def _ids(bench: Bench, index: np.ndarray) -> list[Any]:
+    return chunk_ids(bench.corpus, bench.pool.spans(index), bench.learner)
+
+
+def describe(bench: Bench, regime: Regime, trunk: Trunk, size: int) -> dict[str, Any]:
+    """What is known of a run before it is trained: what it sees, and how."""
+    pool, index = bench.pool, trunk.of(size)
+    x, length = pool.x[index], pool.length[index]
+    shapes = {s: moments(on_scale(x, s), tuple(bench.plan["winsor"][s])) for s in ("nll", "ppl")}
+    per_bin = bench.bins.tokens(x, length)
+    unique = np.unique(index, return_index=True)[1]
+    unique_per_bin = bench.bins.tokens(x[unique], length[unique])
+    return {
+        "run_id": f"{regime.group}-{bench.plan['sizes'][size]}", "group": regime.group, "regime": regime.name,
+        "seed": regime.seed, "tokens": int(length.sum()), "pool_tokens": trunk.pool_tokens[size],
+        "unique_tokens": int(length[unique].sum()),
+        "ppl_mean": shapes["ppl"].mean, "ppl_std": shapes["ppl"].std,
+        "nll_mean": shapes["nll"].mean, "nll_std": shapes["nll"].std,
+        "bin_tokens": per_bin.tolist(), "bin_unique_tokens": unique_per_bin.tolist(), "bins_hash": bench.bins.hash,
+        "replay_share": bench.recipe.replay_share, "loss": None, "loss_se": None, "loss_general": None,
+        "base_loss": bench.base.loss, "base_loss_general": bench.base_general.loss if bench.base_general else None,
+        "n_params": bench.learner.facts.n_params, "epochs": 1.0, "lr": bench.recipe.learning_rate,
+        "schedule": json.dumps(asdict(bench.recipe), sort_keys=True), "status": "planned", "reason": None,
+    }  # fmt: skip
+

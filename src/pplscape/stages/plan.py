@@ -1,0 +1,89 @@
+"""plan: which pilots to run on this landscape, and what they will cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pplscape.design import Fine, choose_regimes, choose_sizes, diagnose, trunk_tokens
+from pplscape.draw.budget import parse_budget
+from pplscape.errors import UserError
+from pplscape.landscape import Bins
+from pplscape.manifest import StageFolder
+from pplscape.training.schedule import Recipe
+
+VERSION = 1
+
+
+def plan(
+    landscape: Path | str, *, budget: str | int, pilot_tokens: int, out: Path | str, designed: int = 9,
+    random_seeds: int = 3, recipe: Recipe | None = None, n_params: int | None = None, seed: int = 0,
+    overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Write OUT/plan.json: regimes, sizes, depletion, design diagnostics, tokens and FLOPs. Nothing is trained.
+
+    `pilot_tokens`: domain tokens to spend on all pilots; `designed`: regimes besides the random ones;
+    `n_params`: for the FLOPs (6 x parameters x tokens).
+    """
+    landscape, recipe = Path(landscape), recipe or Recipe()
+    facts = json.loads(_landscape_file(landscape).read_text())
+    tokens = parse_budget(budget, facts["tokens"])
+    config = {
+        "budget": tokens, "pilot_tokens": pilot_tokens, "designed": designed, "random_seeds": random_seeds,
+        "recipe": asdict(recipe), "n_params": n_params,
+    }  # fmt: skip
+    with StageFolder(
+        Path(out), stage="plan", version=VERSION, config=config, inputs={"landscape": landscape}, seed=seed,
+        overwrite=overwrite,
+    ) as folder:  # fmt: skip
+        if not folder.finished:
+            content = make_plan(facts, tokens, pilot_tokens, designed, random_seeds, recipe, n_params, seed)
+            folder.write_json("plan.json", content)
+            folder.finish({"trunks": len(content["regimes"]), "runs": content["design"]["runs"]})
+    return Path(out)
+
+
+def _landscape_file(landscape: Path) -> Path:
+    found = landscape / "landscape.json" if landscape.is_dir() else landscape
+    if not found.exists():
+        raise UserError(f"{found} does not exist; make it with: pplscape landscape SCORES --budget T --out {landscape}")
+    return found
+
+
+def make_plan(
+    facts: dict[str, Any], budget: int, pilot_tokens: int, designed: int, random_seeds: int, recipe: Recipe,
+    n_params: int | None, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The content of plan.json from that of landscape.json; a pure function."""
+    fine_facts = facts["fine_bins"]
+    fine = Fine(*(np.asarray(fine_facts[k], dtype=float) for k in ("share", "mean", "variance")))
+    coarse_bins = Bins(tuple(facts["bins"]["edges"]), tuple(facts["bins"]["share"]))
+    depletion = budget / facts["tokens"]
+    sizes = choose_sizes(pilot_tokens, designed + random_seeds, recipe.cooldown_share, budget, recipe.step_tokens)
+    regimes = choose_regimes(fine, coarse_bins.of(fine.mean), depletion, designed, random_seeds, seed)
+    trained = len(regimes) * trunk_tokens(sizes, recipe.cooldown_share)
+    return {
+        "budget": budget,
+        "pool_tokens": facts["tokens"],
+        "depletion": depletion,
+        "sizes": sizes,
+        "cooldown_share": recipe.cooldown_share,
+        "learning_rate": recipe.learning_rate,
+        "recipe": asdict(recipe),
+        "regimes": [
+            {
+                "name": r.name, "kind": r.kind, "seed": r.seed, "shares": r.shares, "target_mean": r.mean,
+                "target_std": r.std,
+            }
+            for r in regimes
+        ],
+        "design": diagnose(regimes, sizes),
+        "cost": {"tokens": trained, "flops": 6 * n_params * trained if n_params else None},
+        "bins": facts["bins"],
+        "fine_bins": {k: fine_facts[k] for k in ("edges", "share")},
+        "winsor": {scale: facts["scale"][scale]["winsor"] for scale in ("nll", "ppl")},
+    }  # fmt: skip

@@ -1,0 +1,251 @@
+"""prepare: input files -> documents and chunks, split by document, cleaned, everything counted by reason.
+
+Two passes. `text.ingest` reads, chunks and hashes each document once and spools it; then the split is fixed, and
+`text.sift` decides what stays. Texts are streamed; hashes and signatures (about 0.7 kB a document) are in memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pplscape.errors import UserError
+from pplscape.manifest import StageFolder
+from pplscape.text.chunk import Chunker
+from pplscape.text.clean import NearDuplicates, Overlap, hash_words, shingles, signatures
+from pplscape.text.ingest import Ids, Index, ingest, read_index, read_part
+from pplscape.text.inputs import content_keys, form_of, names_of, resolve_inputs, size_of
+from pplscape.text.read import Columns, Document, Rejected, read_documents
+from pplscape.text.sift import Keep, Sieve, kept_of_a_kind, positions
+from pplscape.text.split import POOL, SPLITS, assign, halves, token_target, uniform
+from pplscape.text.tokenizer import load_tokenizer, tokenizer_hash
+from pplscape.text.write import RejectedWriter, SplitWriter
+
+VERSION = 1
+HELDOUT_CAP = 100_000
+"""Tokens of valid and of test when they are given as shares."""
+COMPRESSION_RATIO, BYTES_PER_TOKEN = 3.0, 4.0
+"""Rough figures for the dry run."""
+
+
+def prepare(
+    inputs: Sequence[str],
+    *,
+    model: str,
+    out: Path | str,
+    heldout: Sequence[str] | None = None,
+    eval: Sequence[str] | None = None,
+    columns: Columns = Columns(),
+    chunk_tokens: int = 512,
+    min_tokens: int = 64,
+    valid: float = 0.02,
+    test: float = 0.02,
+    heldout_cap: int = HELDOUT_CAP,
+    near_duplicates: Keep = "remove",
+    overlap_share: float = 0.2,
+    limit: int | None = None,
+    limit_tokens: int | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> Path:
+    """Prepare a corpus for scoring, pilots and selection; returns the folder, to be read with `text.prepared.Prepared`.
+
+    inputs       files, folders, globs, fsspec URLs or `hf:DATASET`; `heldout`: files to take valid and test from
+                 (halves), instead of from the inputs; `eval`: text the pool must not hold, such as benchmarks
+    valid, test  a share of the tokens (below 1; at most `heldout_cap` tokens) or a number of tokens
+    near_duplicates  "remove", "keep", or how many of a kind stay
+    limit, limit_tokens  stop reading after so many rows, or before so many tokens of usable chunks are exceeded
+    dry_run      print what would be read and write nothing
+    """
+    paths = resolve_inputs(inputs)
+    heldout_paths = resolve_inputs(heldout) if heldout else []
+    eval_paths = resolve_inputs(eval) if eval else []
+    if dry_run:
+        print(describe(survey(paths + heldout_paths + eval_paths)))
+        return Path(out)
+    tokenizer = load_tokenizer(model, revision)
+    config: dict[str, Any] = {
+        "tokenizer": tokenizer_hash(tokenizer),
+        "columns": asdict(columns),
+        "chunk_tokens": chunk_tokens,
+        "min_tokens": min_tokens,
+        "valid": valid,
+        "test": test,
+        "heldout_cap": heldout_cap,
+        "near_duplicates": near_duplicates,
+        "overlap_share": overlap_share,
+        "limit": limit,
+        "limit_tokens": limit_tokens,
+        "order": {"inputs": names_of(paths)[:100], "heldout": names_of(heldout_paths)[:100]},
+    }
+    _check(config)
+    chunker = Chunker(tokenizer, chunk_tokens, min_tokens)
+    with StageFolder(
+        Path(out),
+        stage="prepare",
+        version=VERSION,
+        config=config,
+        inputs={
+            f"{role}/{name}": key
+            for role, given in (("input", paths), ("heldout", heldout_paths), ("eval", eval_paths))
+            for name, key in content_keys(given).items()
+        },
+        seed=seed,
+        overwrite=overwrite,
+    ) as folder:
+        if not folder.finished:
+            _Run(folder, chunker, columns, config, seed).all(paths, heldout_paths, eval_paths, model)
+    return Path(out)
+
+
+def _check(config: dict[str, Any]) -> None:
+    kept = config["near_duplicates"]
+    if kept not in ("remove", "keep") and not (isinstance(kept, int) and kept >= 1):
+        raise UserError(f"near_duplicates = {kept!r}: give 'remove', 'keep' or a number of at least 1.")
+    if not 0 < config["overlap_share"] <= 1:
+        raise UserError(f"overlap_share = {config['overlap_share']}: give a share above 0, at most 1.")
+    for name in ("limit", "limit_tokens"):
+        if config[name] is not None and config[name] < 1:
+            raise UserError(f"{name} = {config[name]}: give at least 1.")
+
+
+def survey(paths: Sequence[str]) -> dict[str, Any]:
+    """What would be read: files, stored bytes, roughly how many tokens. Reads nothing but sizes."""
+    tokens = 0.0
+    for path in paths:
+        form = form_of(path)
+        packed = bool(form.compression) or form.kind == "parquet"
+        tokens += size_of(path) * (COMPRESSION_RATIO if packed else 1.0) / BYTES_PER_TOKEN
+    return {"files": len(paths), "bytes": sum(map(size_of, paths)), "tokens": int(tokens)}
+
+
+def describe(found: dict[str, Any]) -> str:
+    return f"prepare would read {found['files']} files, {found['bytes'] / 1e6:.1f} MB, about {found['tokens'] / 1e6:.1f} M tokens"
+
+
+class _Run:
+    """One run of the stage in an open folder."""
+
+    def __init__(self, folder: StageFolder, chunker: Chunker, columns: Columns, config: dict[str, Any], seed: int):
+        self.folder, self.chunker, self.columns, self.config, self.seed = folder, chunker, columns, config, seed
+        self.rejected = RejectedWriter(folder)
+        self.writers = [SplitWriter(folder, name) for name in SPLITS]
+
+    def all(self, paths: list[str], heldout_paths: list[str], eval_paths: list[str], model: str) -> None:
+        ids = Ids()
+        given = ingest(self.folder, "heldout", read_documents(heldout_paths, self.columns), self.chunker, ids=ids)
+        corpus = ingest(
+            self.folder,
+            "corpus",
+            read_documents(paths, self.columns),
+            self.chunker,
+            ids=ids,
+            limit=self.config["limit"],
+            limit_tokens=self.config["limit_tokens"],
+        )
+        names = given + corpus
+        for name in names:
+            self.rejected.add(_read_rejected(self.folder, name))
+        index = read_index(self.folder, names)
+        n_given = sum(index.part_sizes[: len(given)])
+        if len(index.doc_id) == n_given:
+            raise UserError(f"No usable document in {', '.join(paths[:3])}: {_listed(self.rejected.documents)}.")
+        split = self._split(index, n_given)
+        protected = [d for d in read_documents(eval_paths, self.columns) if isinstance(d, Document)]
+        self._sift(names, index, split, protected)
+        self._finish(model, len(index.doc_id), len(protected))
+
+    def _split(self, index: Index, n_given: int) -> NDArray[np.int8]:
+        hashes = [uniform(self.seed, d) for d in index.doc_id]
+        if n_given:
+            rest = np.full(len(index.doc_id) - n_given, POOL, np.int8)
+            return np.concatenate([halves(hashes[:n_given], index.tokens[:n_given]), rest])
+        total, cap = int(index.tokens.sum()), self.config["heldout_cap"]
+        targets = (token_target(self.config["valid"], total, cap), token_target(self.config["test"], total, cap))
+        return assign(hashes, index.tokens, targets)
+
+    def _sift(self, names: list[str], index: Index, split: NDArray[np.int8], protected: list[Document]) -> None:
+        eval_words = [hash_words(d.text) for d in protected]
+        eval_signature = signatures([shingles(w, d.text) for w, d in zip(eval_words, protected, strict=True)])
+        sieve = Sieve(
+            split=np.concatenate([split, np.full(len(protected), POOL, np.int8)]),
+            doc_ids=index.doc_id,
+            near=NearDuplicates(np.concatenate([index.signature, eval_signature])),
+            n_documents=len(split),
+            min_tokens=self.config["min_tokens"],
+            kept_of_a_kind=kept_of_a_kind(self.config["near_duplicates"]),
+            overlap_share=self.config["overlap_share"],
+        )
+        sieve.heldout = Overlap(self._pass(names, index, sieve, split != POOL))
+        sieve.eval = Overlap(eval_words)
+        sieve.protect_eval()
+        self._pass(names, index, sieve, split == POOL)
+
+    def _pass(
+        self, names: list[str], index: Index, sieve: Sieve, wanted: NDArray[np.bool_]
+    ) -> list[NDArray[np.uint32]]:
+        """Sift the wanted documents and write them; the words of those that stay, if they are held out."""
+        words: list[NDArray[np.uint32]] = []
+        for k, first, here in positions(index.part_sizes, wanted):
+            for i, spooled in read_part(self.folder, names[k], here):
+                kept, rejected = sieve.sift(first + i, spooled)
+                self.rejected.add(rejected)
+                if kept:
+                    which = int(sieve.split[first + i])
+                    self.writers[which].add(spooled.document, kept)
+                    if which != POOL:
+                        words.append(spooled.words)
+        return words
+
+    def _finish(self, model: str, usable: int, n_eval: int) -> None:
+        for writer in self.writers:
+            writer.flush()
+        self.rejected.flush()
+        shutil.rmtree(self.folder.path / "spool")
+        self.folder.finish(self._counts(model, n_eval))
+
+    def _counts(self, model: str, n_eval: int) -> dict[str, Any]:
+        out: Counter[str] = sum((w.counts for w in self.writers), Counter())
+        rejected = self.rejected
+        return {
+            "documents": _account(out["documents"], rejected.documents),
+            "tokens": _account(out["tokens"], rejected.tokens),
+            "chunks": {"out": out["chunks"], "rejected": dict(sorted(rejected.chunks.items()))},
+            "splits": {
+                name: {**w.counts, "sources": dict(sorted(w.sources.items()))}
+                for name, w in zip(SPLITS, self.writers, strict=True)
+            },
+            "eval_documents": n_eval,
+            "facts": {
+                "model": model,
+                "tokenizer_hash": self.config["tokenizer"],
+                "vocabulary": len(self.chunker.tokenizer),
+                "chunk_tokens": self.config["chunk_tokens"],
+                "min_tokens": self.config["min_tokens"],
+                "columns": self.config["columns"],
+            },
+        }
+
+
+def _account(out: int, rejected: Counter[str]) -> dict[str, Any]:
+    """`in` = `out` + all rejected."""
+    return {"in": out + rejected.total(), "out": out, "rejected": dict(sorted(rejected.items()))}
+
+
+def _read_rejected(folder: StageFolder, name: str) -> list[Rejected]:
+    rows = pq.read_table(folder.path / f"{name}.rejected.parquet").to_pylist()
+    return [Rejected(**row) for row in rows]
+
+
+def _listed(reasons: Counter[str]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) or "no rows"

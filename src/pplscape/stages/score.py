@@ -1,0 +1,122 @@
+"""score: every pool chunk's negative log-likelihood under the frozen base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pplscape import schema
+from pplscape.engines import load_engine
+from pplscape.engines.base import Engine
+from pplscape.errors import UserError
+from pplscape.manifest import StageFolder, read_manifest
+from pplscape.progress import Progress
+from pplscape.text.prepared import Prepared
+
+VERSION = 1
+
+
+def score(
+    prepared: Path | str, *, model: str, out: Path | str, engine: str = "transformers", revision: str | None = None,
+    dtype: str = "auto", bos: str = "auto", split: str = "pool", overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Write OUT/part-*.parquet (`schema.SCORES`), one part per prepared part, and OUT/rejected/.
+
+    Each finished part survives a kill. Rows that cannot be scored are rejected with a reason, never dropped.
+    UserError: the model's tokenizer is not the one the chunks were cut with.
+    """
+    corpus = Prepared(Path(prepared))
+    options = {} if engine == "fake" else {"revision": revision, "dtype": dtype, "bos": bos}
+    scorer = load_engine(engine, model, **options)
+    check_tokenizer(corpus, scorer)
+    config = {**scorer.facts.as_dict(), "split": split, "batch_tokens": getattr(scorer, "batch_tokens", None)}
+    with StageFolder(
+        Path(out), stage="score", version=VERSION, config=config, inputs={"prepared": Path(prepared)}, overwrite=overwrite
+    ) as folder:
+        if not folder.finished:
+            counts = _score_parts(corpus, split, scorer, folder)
+            facts = {**scorer.facts.as_dict(), "chunk_tokens": corpus.manifest["config"]["chunk_tokens"]}
+            folder.finish({**counts, "facts": facts})
+    return Path(out)
+
+
+def check_tokenizer(corpus: Prepared, engine: Engine) -> None:
+    """UserError unless the corpus was cut into chunks with this engine's tokenizer."""
+    cut_with = corpus.manifest["counts"]["facts"]["tokenizer"]
+    if cut_with != engine.facts.tokenizer:
+        raise UserError(
+            f"The corpus was cut with tokenizer {cut_with}, but {engine.facts.model} has {engine.facts.tokenizer}; "
+            f"run `pplscape prepare` again with --model {engine.facts.model}."
+        )
+
+
+def _score_parts(corpus: Prepared, split: str, engine: Engine, folder: StageFolder) -> dict[str, Any]:
+    total = int(pc.sum(corpus.chunks(split)["length"]).as_py() or 0)
+    with Progress("score", total) as progress:
+        for number in corpus.parts(split):
+            name = f"part-{number:05d}.parquet"
+            if not folder.has(name):
+                chunks, texts = corpus.part(split, number)
+                scores, rejected = score_part(engine, chunks, texts)
+                folder.write_table(f"rejected/{name}", rejected)
+                folder.write_table(name, scores)
+                progress.add(int(pc.sum(chunks["length"]).as_py() or 0))
+    return _ledger(folder, corpus.parts(split), total)
+
+
+def _ledger(folder: StageFolder, parts: list[int], total: int) -> dict[str, Any]:
+    """Rows and tokens in = scored + rejected."""
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(folder.path / f"part-{p:05d}.parquet") for p in parts]
+    rejects = [pq.read_table(folder.path / f"rejected/part-{p:05d}.parquet") for p in parts]
+    out, lost = sum(t.num_rows for t in tables), sum(t.num_rows for t in rejects)
+    tokens_out = sum(pc.sum(t["length"]).as_py() or 0 for t in tables)
+    reasons: dict[str, int] = {}
+    for table in rejects:
+        for reason in table["reason"].to_pylist():
+            reasons[reason] = reasons.get(reason, 0) + 1
+    return {
+        "in": out + lost, "out": out, "rejected": reasons,
+        "tokens": {"in": total, "out": tokens_out, "rejected": total - tokens_out},
+    }  # fmt: skip
+
+
+def score_part(engine: Engine, chunks: pa.Table, texts: list[str]) -> tuple[pa.Table, pa.Table]:
+    """(scores, rejected) of the chunks of one part; a pure function of its arguments."""
+    ids = engine.encode(texts)
+    lengths = np.asarray(chunks["length"])
+    agrees = np.array([len(i) == n for i, n in zip(ids, lengths, strict=True)], dtype=bool)
+    keep = np.flatnonzero(agrees)
+    values = engine.nll([ids[i] for i in keep])
+    sums = np.array([v.astype(np.float64).sum() for v in values])
+    n_tokens = np.array([len(v) for v in values], dtype=np.int32)
+    finite = np.isfinite(sums) & (n_tokens > 0)
+    good = keep[finite]
+    columns = {name: chunks[name].take(pa.array(good)) for name in chunks.column_names}
+    columns |= {"n_tokens": pa.array(n_tokens[finite], pa.int32()), "nll_sum": pa.array(sums[finite], pa.float64())}
+    scores = pa.table({f.name: columns[f.name] for f in schema.SCORES}, schema=schema.SCORES)
+    rejected = [(int(i), "token_count_changed", f"cut with {lengths[i]} tokens, encoded to {len(ids[i])}")
+                for i in np.flatnonzero(~agrees)]  # fmt: skip
+    rejected += [(int(i), "not_finite", "the model's log-likelihood is not finite") for i in keep[~finite]]
+    return scores, _rejected_table(chunks, rejected)
+
+
+def _rejected_table(chunks: pa.Table, rejected: list[tuple[int, str, str]]) -> pa.Table:
+    rows = [
+        {
+            "doc_id": chunks["doc_id"][i].as_py(), "chunk_index": chunks["chunk_index"][i].as_py(), "path": "", "row": -1,
+            "reason": reason, "detail": detail, "length": chunks["length"][i].as_py(),
+        }
+        for i, reason, detail in sorted(rejected)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=schema.REJECTED)
+
+
+def read_facts(scores: Path) -> dict[str, Any]:
+    """Model, tokenizer, BOS policy, dtype and chunk length that the scores were made with."""
+    return read_manifest(scores)["counts"]["facts"]

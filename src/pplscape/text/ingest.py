@@ -1,0 +1,262 @@
+"""First pass over the input: read, chunk and hash every document once, spooled in parts.
+
+Nothing is decided here that needs the whole corpus. A part holds about PART_CHARS characters of text in three files
+    NAME.chunks.parquet    all chunks, short ones too, with the hash of their text
+    NAME.rejected.parquet  rows that could not be read, documents that are too short
+    NAME.parquet           the other documents with word hashes and MinHash signature; written last: the part is whole
+Parts depend on the input alone, so a killed run skips the parts it finds and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pplscape.manifest import StageFolder
+from pplscape.schema import DOCUMENTS, REJECTED
+from pplscape.text.chunk import Chunk, Chunker
+from pplscape.text.clean import PERMUTATIONS, hash_words, shingles, signatures, text_key
+from pplscape.text.read import Document, Rejected
+
+PART_CHARS = 8_000_000
+BATCH_CHARS = 1_000_000
+"""Text tokenised at a time: bounds the memory of encodings (about 100 bytes a token)."""
+
+_CHUNKS = pa.schema(
+    [
+        ("document", pa.int32()),
+        ("chunk_index", pa.int32()),
+        ("char_start", pa.int64()),
+        ("char_end", pa.int64()),
+        ("length", pa.int32()),
+        ("n_bytes", pa.int32()),
+        ("key", pa.uint64()),
+    ]
+)
+_SPOOLED = pa.schema(
+    [*DOCUMENTS, ("tokens", pa.int64()), ("words", pa.large_binary()), ("signature", pa.binary(4 * PERMUTATIONS))]
+)
+
+
+class Ids:
+    """Makes document ids unique: a repeated id gets `~2`, `~3` ... in reading order."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def unique(self, doc_id: str) -> str:
+        n = self._seen.get(doc_id, 0) + 1
+        self._seen[doc_id] = n
+        if n == 1:
+            return doc_id
+        candidate = f"{doc_id}~{n}"
+        if candidate in self._seen:
+            return self.unique(doc_id)
+        self._seen[candidate] = 1
+        return candidate
+
+
+@dataclass
+class Part:
+    """Rows read together: the unit of work and of resuming."""
+
+    rows: list[Document | Rejected] = field(default_factory=list)
+    chars: int = 0
+
+    def add(self, row: Document | Rejected) -> None:
+        self.rows.append(row)
+        if isinstance(row, Document):
+            self.chars += len(row.text)
+
+
+def parts_of(rows: Iterable[Document | Rejected], ids: Ids, limit: int | None) -> Iterator[Part]:
+    """Cut the stream of rows into parts; stop after `limit` rows."""
+    part = Part()
+    for n, row in enumerate(rows):
+        if limit is not None and n >= limit:
+            break
+        if isinstance(row, Document):
+            row = Document(ids.unique(row.doc_id), row.text, row.source, row.path, row.row)
+        part.add(row)
+        if part.chars >= PART_CHARS:
+            yield part
+            part = Part()
+    if part.rows:
+        yield part
+
+
+def ingest(
+    folder: StageFolder,
+    prefix: str,
+    rows: Iterable[Document | Rejected],
+    chunker: Chunker,
+    *,
+    ids: Ids,
+    limit: int | None = None,
+    limit_tokens: int | None = None,
+) -> list[str]:
+    """Spool all rows; the names of the parts. Stops before the document that would exceed `limit_tokens` in total."""
+    names: list[str] = []
+    tokens = 0
+    for k, part in enumerate(parts_of(rows, ids, limit)):
+        name = f"spool/{prefix}-{k:05d}"
+        left = None if limit_tokens is None else limit_tokens - tokens
+        if not folder.has(f"{name}.parquet"):
+            _spool(folder, name, part, chunker, left, first=k == 0)
+        names.append(name)
+        metadata = pq.read_schema(folder.path / f"{name}.parquet").metadata
+        tokens += int(metadata[b"tokens"])
+        if metadata[b"complete"] == b"no":
+            break
+    return names
+
+
+def _spool(folder: StageFolder, name: str, part: Part, chunker: Chunker, left: int | None, first: bool) -> None:
+    documents: list[Document] = []
+    chunks: list[list[Chunk]] = []
+    rejected: list[Rejected] = []
+    tokens, complete = 0, True
+    for row, cut in _with_chunks(part.rows, chunker):
+        if isinstance(row, Rejected):
+            rejected.append(row)
+            continue
+        total = sum(c.length for c in cut)
+        kept = sum(c.length for c in cut if c.length >= chunker.min_tokens)
+        if left is not None and tokens + kept > left and (documents or not first):
+            complete = False
+            break
+        if kept:
+            documents.append(row)
+            chunks.append(cut)
+            tokens += kept
+        else:
+            rejected.append(too_short(row, total, chunker.min_tokens))
+    folder.write_table(f"{name}.chunks.parquet", _chunk_table(documents, chunks))
+    folder.write_table(f"{name}.rejected.parquet", rejected_table(rejected))
+    facts = {"tokens": str(tokens), "complete": "yes" if complete else "no"}
+    folder.write_table(f"{name}.parquet", _document_table(documents, chunks, chunker).replace_schema_metadata(facts))
+
+
+def too_short(document: Document, tokens: int, min_tokens: int) -> Rejected:
+    detail = f"{tokens} tokens, fewer than {min_tokens}"
+    return Rejected(document.doc_id, document.path, document.row, "too_short", detail, None, tokens)
+
+
+def _with_chunks(
+    rows: Sequence[Document | Rejected], chunker: Chunker
+) -> Iterator[tuple[Document | Rejected, list[Chunk]]]:
+    """Every row with its chunks (none for a rejected one), tokenised in batches."""
+    start = 0
+    while start < len(rows):
+        stop, chars = start, 0
+        while stop < len(rows) and chars < BATCH_CHARS:
+            row = rows[stop]
+            chars += len(row.text) if isinstance(row, Document) else 0
+            stop += 1
+        batch = rows[start:stop]
+        cut = iter(chunker.cut([r.text for r in batch if isinstance(r, Document)]))
+        for row in batch:
+            yield row, next(cut) if isinstance(row, Document) else []
+        start = stop
+
+
+def _chunk_table(documents: list[Document], chunks: list[list[Chunk]]) -> pa.Table:
+    flat = [(i, c) for i, found in enumerate(chunks) for c in found]
+    keys = [text_key(documents[i].text[c.char_start : c.char_end]) for i, c in flat]
+    columns = [
+        [i for i, _ in flat],
+        [c.chunk_index for _, c in flat],
+        [c.char_start for _, c in flat],
+        [c.char_end for _, c in flat],
+        [c.length for _, c in flat],
+        [c.n_bytes for _, c in flat],
+        keys,
+    ]
+    return pa.table([pa.array(v, f.type) for v, f in zip(columns, _CHUNKS, strict=True)], schema=_CHUNKS)
+
+
+def _document_table(documents: list[Document], chunks: list[list[Chunk]], chunker: Chunker) -> pa.Table:
+    words = [hash_words(d.text) for d in documents]
+    signature = signatures([shingles(w, d.text) for w, d in zip(words, documents, strict=True)])
+    columns = [
+        [d.doc_id for d in documents],
+        [d.source for d in documents],
+        [d.path for d in documents],
+        [d.row for d in documents],
+        [d.text for d in documents],
+        [sum(c.length for c in found if c.length >= chunker.min_tokens) for found in chunks],
+        [w.astype("<u4").tobytes() for w in words],
+        [s.astype("<u4").tobytes() for s in signature],
+    ]
+    return pa.table([pa.array(v, f.type) for v, f in zip(columns, _SPOOLED, strict=True)], schema=_SPOOLED)
+
+
+def rejected_table(rows: Sequence[Rejected]) -> pa.Table:
+    """Rejected rows as schema.REJECTED."""
+    columns = [
+        [r.doc_id for r in rows],
+        [r.chunk_index for r in rows],
+        [r.path for r in rows],
+        [r.row for r in rows],
+        [r.reason for r in rows],
+        [r.detail for r in rows],
+        [r.length for r in rows],
+    ]
+    return pa.table([pa.array(v, f.type) for v, f in zip(columns, REJECTED, strict=True)], schema=REJECTED)
+
+
+@dataclass(frozen=True)
+class SpooledDocument:
+    """A document of the spool with all that was learned about it in the first pass."""
+
+    document: Document
+    words: NDArray[np.uint32]
+    chunks: list[tuple[Chunk, int]]
+    """With the hash of their text."""
+
+
+def read_part(folder: StageFolder, name: str, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, SpooledDocument]]:
+    """(position in the part, document) of the wanted [n] documents of a part."""
+    if not wanted.any():
+        return
+    table = pq.read_table(folder.path / f"{name}.parquet", columns=[*DOCUMENTS.names, "words"])
+    chunks = pq.read_table(folder.path / f"{name}.chunks.parquet")
+    owner = chunks["document"].to_numpy()
+    bounds = np.searchsorted(owner, np.arange(table.num_rows + 1))
+    columns = [chunks[c].to_numpy() for c in _CHUNKS.names[1:]]
+    for i in np.flatnonzero(wanted):
+        row = {name: table[name][int(i)].as_py() for name in table.column_names}
+        words = np.frombuffer(row.pop("words"), "<u4").astype(np.uint32)
+        values = zip(*(c[bounds[i] : bounds[i + 1]].tolist() for c in columns), strict=True)
+        document = Document(row["doc_id"], row["text"], row["source"], row["path"], row["row"])
+        yield int(i), SpooledDocument(document, words, [(Chunk(*v[:-1]), v[-1]) for v in values])
+
+
+@dataclass(frozen=True)
+class Index:
+    """What decisions about the whole corpus need: [n] documents in reading order."""
+
+    doc_id: list[str]
+    tokens: NDArray[np.int64]
+    signature: NDArray[np.uint32]
+    """[n, PERMUTATIONS]."""
+    part_sizes: list[int]
+
+
+def read_index(folder: StageFolder, names: Sequence[str]) -> Index:
+    """Ids, token counts and signatures of all documents of the given parts; no text."""
+    tables = [
+        pq.read_table(folder.path / f"{n}.parquet", columns=["doc_id", "tokens", "signature"]).replace_schema_metadata()
+        for n in names
+    ]
+    if not tables:
+        return Index([], np.empty(0, np.int64), np.empty((0, PERMUTATIONS), np.uint32), [])
+    table = pa.concat_tables(tables).combine_chunks()
+    raw = b"".join(table["signature"].to_pylist())
+    signature = np.frombuffer(raw, "<u4").reshape(-1, PERMUTATIONS).astype(np.uint32)
+    return Index(table["doc_id"].to_pylist(), table["tokens"].to_numpy(), signature, [t.num_rows for t in tables])

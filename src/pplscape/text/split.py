@@ -1,0 +1,76 @@
+"""Which documents are held out: decided by a hash of (seed, doc_id), so that a document never straddles the split.
+
+Documents stand in the order of their hash; the first go to `test`, the next to `valid`, until each has its tokens.
+A document that would exceed a target is passed over, so that a split never has more tokens than asked for. When
+files are added to a corpus the order of the old documents stays, and the held-out set changes little.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pplscape.errors import UserError
+
+SPLITS = ("pool", "valid", "test")
+POOL, VALID, TEST = range(3)
+
+
+def uniform(seed: int, doc_id: str) -> float:
+    """A number in [0, 1) fixed by (seed, doc_id), the same on every machine."""
+    digest = hashlib.blake2b(f"{seed}\0{doc_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def token_target(wanted: float, total: int, cap: int) -> int:
+    """Tokens of a held-out split: a share (< 1) of `total`, at most `cap`; or a number of tokens (>= 1)."""
+    if wanted < 0:
+        raise UserError(f"A held-out size of {wanted} makes no sense: give a share below 1 or a number of tokens.")
+    return int(wanted) if wanted >= 1 else min(int(wanted * total), cap)
+
+
+def assign(hashes: Sequence[float], tokens: NDArray[np.int64], targets: tuple[int, int]) -> NDArray[np.int8]:
+    """Split [n] of documents with `hashes` [n] and `tokens` [n]; `targets` = tokens of (valid, test).
+
+    UserError if a wanted split would stay empty, or nothing would be left in the pool.
+    """
+    split = np.full(len(tokens), POOL, np.int8)
+    order = np.lexsort((np.arange(len(tokens)), np.asarray(hashes)))
+    for which, target in ((TEST, targets[1]), (VALID, targets[0])):
+        _fill(split, order, tokens, which, target)
+    if not (split == POOL).any():
+        raise UserError("All documents would be held out: give a larger corpus or smaller held-out sizes.")
+    return split
+
+
+def _fill(split: NDArray[np.int8], order: NDArray[np.intp], tokens: NDArray[np.int64], which: int, target: int) -> None:
+    if target <= 0:
+        return
+    free = order[split[order] == POOL]
+    left = target
+    for i in free:
+        if tokens[i] <= left:
+            split[i] = which
+            left -= int(tokens[i])
+        if left < target / 50:  # near enough: do not comb the corpus for the shortest documents
+            break
+    if not (split == which).any():
+        raise UserError(
+            f"No document fits in the held-out target of {target} tokens (the corpus has {int(tokens.sum())} tokens in "
+            f"{len(tokens)} documents): give more text, a larger target, or a file of held-out text."
+        )
+
+
+def halves(hashes: Sequence[float], tokens: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Given held-out documents, split about evenly by tokens: valid is filled to half in hash order, the rest is test."""
+    if len(tokens) < 2:
+        raise UserError("The held-out text has fewer than two documents: valid and test need one each.")
+    order = np.lexsort((np.arange(len(tokens)), np.asarray(hashes)))
+    before = np.cumsum(tokens[order]) - tokens[order]
+    split = np.full(len(tokens), TEST, np.int8)
+    split[order[before < tokens.sum() / 2]] = VALID
+    split[order[-1]] = TEST
+    return split

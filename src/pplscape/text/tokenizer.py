@@ -1,0 +1,38 @@
+"""The model's tokenizer, and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from pplscape.errors import UserError
+
+
+def load_tokenizer(model: str, revision: str | None = None) -> Any:
+    """The fast tokenizer of a model (hub id or local folder), code of the repository never executed.
+
+    UserError if there is none, or only a slow one (which has no offsets to cut text by).
+    """
+    # Spawned workers and our own batches share the cores; the library's warning about forks is beside the point.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if (os.cpu_count() or 1) > 1 else "false")
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # "sequence longer than the model's maximum" is not news: we cut
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"Cannot load the tokenizer of {model}: {reason}") from None
+    finally:
+        logging.set_verbosity(level)
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{model} has no fast tokenizer (tokenizer.json): text cannot be cut by its offsets.")
+    return tokenizer
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """sha256 of the tokenizer's serialised form (vocabulary, merges, normaliser, pre-tokenizer, added tokens)."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
