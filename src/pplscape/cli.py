@@ -129,9 +129,13 @@ def prepare(
     stage(
         inputs, model=model_path(model), out=out, heldout=heldout, eval=eval,
         columns=Columns(text=text_column, id=id_column), chunk_tokens=chunk_tokens, min_tokens=min_tokens,
-        valid_tokens=valid_tokens, test_tokens=test_tokens, near_duplicates=near_duplicates, limit=limit,
+        valid=valid_tokens, test=test_tokens, near_duplicates=_keep(near_duplicates), limit=limit,
         limit_tokens=limit_tokens, seed=seed, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
+
+
+def _keep(text: str) -> Any:
+    return int(text) if text.isdigit() else text
 
 
 @app.command()

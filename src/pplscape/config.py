@@ -66,6 +66,7 @@ class RunConfig(_Strict):
     pilots: Pilots
     training: Training = Training()
     chunk_tokens: int = Field(default=512, gt=0)
+    min_tokens: int = Field(default=64, gt=0, description="shorter remainders are rejected")
     bins: int = Field(default=10, ge=2, le=50)
     valid_tokens: int = Field(default=50_000, gt=0)
     test_tokens: int = Field(default=100_000, gt=0)

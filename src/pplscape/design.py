@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
 SIZE_FACTORS = (0.125, 0.25, 0.5, 1.0)
 """Training sizes as shares of the largest: a doubling grid over 8x."""
+NEGLIGIBLE = 1e-4
+"""Smaller shares of a regime are set to zero: they would not buy a chunk."""
 CAP_SAFETY = 0.8
 """A regime may ask for this share of what a sub-pool holds of a bin on average."""
 
@@ -124,6 +126,8 @@ def features(fine: Fine, coarse: Index, shares: Floats) -> Floats:
 
 def choose_regimes(fine: Fine, coarse: Index, depletion: float, n_designed: int, n_random: int, seed: int) -> list[Regime]:
     """`n_random` seeds of the random regime and the greedy D-optimal `n_designed` among the candidates."""
+    if fine.moments(fine.share)[1] < 1e-6:
+        raise UserError("All chunks have the same perplexity: there is no landscape to explore; train on a random subset.")
     cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
     pool = candidates(fine, coarse, cap, seed)
     rows = np.stack([features(fine, coarse, s) for _, s in pool])
@@ -138,6 +142,7 @@ def choose_regimes(fine: Fine, coarse: Index, depletion: float, n_designed: int,
         best = left.pop(int(np.argmax(gains)))
         information += np.outer(rows[best], rows[best])
         kind, shares = pool[best]
+        shares = np.where(shares < NEGLIGIBLE, 0.0, shares) / shares[shares >= NEGLIGIBLE].sum()
         number = sum(r.kind == kind for r in regimes)
         regimes.append(Regime(f"{kind}-{number}", kind, 0, tuple(float(v) for v in shares), *fine.moments(shares)))
     return regimes

@@ -24,6 +24,7 @@ from pplscape.stages.select import select
 from pplscape.stages.train import train
 
 DEMO_MODEL = "demo"
+LAW_STRATEGIES = ("dos", "maxent", "allocate")
 
 
 def model_path(model: str) -> str:
@@ -63,7 +64,7 @@ class Flow:
         c, out = self.config, self.out
         prepare(
             c.corpus, model=self.model, out=out / "prepared", heldout=c.heldout, eval=c.eval,
-            chunk_tokens=c.chunk_tokens, valid_tokens=c.valid_tokens, test_tokens=c.test_tokens,
+            chunk_tokens=c.chunk_tokens, min_tokens=c.min_tokens, valid=c.valid_tokens, test=c.test_tokens,
             limit_tokens=c.limit_tokens, seed=c.seed, **self.again,
         )  # fmt: skip
         score(out / "prepared", model=self.model, out=out / "scores", dtype=c.score_dtype, **self.engine, **self.again)
@@ -95,14 +96,20 @@ class Flow:
         folder = sample(self.model, out=self.out / "general", length=self.config.chunk_tokens, **self.engine, **self.again)
         return [str(folder / "general.jsonl")]
 
-    def _select(self, strategy: str, seed: int, out: Path, corpus: Path | None = None) -> Path:
-        return select(
-            self.out / "scores", strategy=strategy, budget=self.config.budget, out=out, law=self.out / "law" / "law.json",
-            runs=self.out / "pilots" / "runs.jsonl", corpus=corpus, seed=seed, **self.again,
+    def selection(self) -> None:
+        select(
+            self.out / "scores", strategy=self.config.strategy, budget=self.config.budget, out=self.out / "selection",
+            law=self.out / "law" / "law.json", runs=self.out / "pilots" / "runs.jsonl", corpus=self.out / "prepared",
+            seed=self.config.seed, **self.again,
         )  # fmt: skip
 
-    def selection(self) -> None:
-        self._select(self.config.strategy, self.config.seed, self.out / "selection", self.out / "prepared")
+    def _draw(self, strategy: str, seed: int) -> Path:
+        """The chunks of one arm; no gate and no text, which the selection itself has."""
+        law = self.out / "law" / "law.json" if strategy in LAW_STRATEGIES else None
+        return select(
+            self.out / "scores", strategy=strategy, budget=self.config.budget, law=law, seed=seed,
+            out=self.out / "draws" / f"{strategy}-{seed}", **self.again,
+        )  # fmt: skip
 
     def arms(self) -> None:
         """Measure what the selection is worth: every strategy and random, paired by seed, on the test text."""
@@ -110,9 +117,8 @@ class Flow:
         for strategy in self.strategies():
             for seed in range(self.config.arm_seeds):
                 label = f"{strategy}-{seed}"
-                subset = self._select(strategy, seed, self.out / "draws" / label)
                 trained = train(
-                    subset, model=self.model, out=self.out / "arms" / label, corpus=self.out / "prepared",
+                    self._draw(strategy, seed), model=self.model, out=self.out / "arms" / label, corpus=self.out / "prepared",
                     recipe=self.config.training.recipe(), general=self.general(), seed=seed,
                     chunk_tokens=self.config.chunk_tokens, **self.engine, **self.again,
                 )  # fmt: skip
@@ -133,7 +139,7 @@ class Flow:
 
 def demo_config(quick: bool, limit_tokens: int | None = None) -> RunConfig:
     """The demo: the embedded model meets the Python sources and documentation of the running environment."""
-    from pplscape.embedded.corpus import python_corpus
+    from pplscape.demo.corpus import python_corpus
 
     size = {"limit_tokens": limit_tokens or (300_000 if quick else 1_100_000)}
     small = {

@@ -33,7 +33,7 @@ class Compositions:
 
     def take(self, index: Any) -> Any:
         """The rows `index` (integers, booleans or a slice) of every column, as the same class."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bin_share"}
         return replace(self, **{k: v[index] for k, v in columns.items() if isinstance(v, np.ndarray)})
 
     def moments(self, scale: str, reading: str = "std") -> tuple[Floats, Floats]:
@@ -62,6 +62,3 @@ class RunTable(Compositions):
     noise: Floats | None = None
     """Seed noise of each run's loss, nats/token, where known."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-
-    def take(self, index: Any) -> RunTable:
-        return replace(super().take(index), bin_share=self.bin_share)

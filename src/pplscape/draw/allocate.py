@@ -24,8 +24,8 @@ def allocate(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
         raise UserError("Strategy allocate needs a law with bin utilities: pass --law of a fit with form utility.")
     if options.max_epochs < 1:
         raise UserError(f"--max-epochs must be at least 1, not {options.max_epochs}.")
-    bin_of = options.bins.of(pool.x)
-    unique = options.bins.tokens(pool.x, pool.length)
+    bin_of = pool.bin_of(options.bins)
+    unique = pool.bin_tokens(options.bins)
     plan = solve(options.utility, unique, budget, options.max_epochs)
     helpful = np.asarray(options.utility.u) > 0
     times = draw_quotas(pool, bin_of, plan.tokens, unique, helpful, budget, seed, options.max_epochs)
@@ -33,7 +33,7 @@ def allocate(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
         "allocation": plan.tokens.tolist(),
         "price": plan.price,
         "duality_gap": plan.gap,
-        "unspent": int(budget - int((times * pool.length).sum())) if plan.unspent > 0 else 0,
+        "unspent": budget - int((times * pool.length).sum()) if plan.unspent >= 1 else 0,
         "max_epochs": options.max_epochs,
     }
     reason = np.asarray([f"bin {b}" for b in range(options.bins.n)])[bin_of]
@@ -42,7 +42,7 @@ def allocate(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
 
 def draw_quotas(
     pool: Pool,
-    bin_of: NDArray[np.intp],
+    bin_of: NDArray[np.int16],
     quota: Floats,
     unique: Floats,
     helpful: NDArray[np.bool_],
@@ -58,7 +58,8 @@ def draw_quotas(
     """
     epochs = np.floor(np.divide(quota, unique, out=np.zeros_like(quota), where=unique > 0) + 1e-12).astype(np.int64)
     times = epochs[bin_of].astype(np.int16)
-    order = np.lexsort((pool.uniforms(seed), bin_of))
+    order = pool.order(seed)
+    order = order[np.argsort(bin_of[order], kind="stable")]
     start = np.searchsorted(bin_of[order], np.arange(len(quota) + 1))
     next_chunks: list[tuple[int, float, NDArray[np.intp]]] = []
     for b in np.flatnonzero(helpful):

@@ -27,7 +27,7 @@ def full(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
 
 def random(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
     """In order of the permanent uniforms: every chunk is as likely as any other."""
-    return Draw.of_rows(pool, fill(np.argsort(pool.uniforms(seed), kind="stable"), pool.length, budget), "random")
+    return Draw.of_rows(pool, fill(pool.order(seed), pool.length, budget), "random")
 
 
 def stratified(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
@@ -72,11 +72,11 @@ def band(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
     if not 0 <= lo < hi <= 1:
         raise UserError(f"The band {lo},{hi} is not a range of quantiles: 0 <= LOW < HIGH <= 1.")
     rank = pool.token_rank()
-    inside = np.flatnonzero((rank >= lo) & (rank <= hi))
-    tokens = int(pool.length[inside].sum())
+    order = pool.order(seed)
+    order = order[((rank >= lo) & (rank <= hi))[order]]
+    tokens = int(pool.length[order].sum())
     if tokens < budget:
         raise UserError(f"The band {lo},{hi} holds {tokens} tokens, less than the budget of {budget}; widen it.")
-    order = inside[np.argsort(pool.uniforms(seed)[inside], kind="stable")]
     return Draw.of_rows(pool, fill(order, pool.length, budget), "band", {"band": [lo, hi], "band_tokens": tokens})
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pplscape.errors import UserError
 
-_UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(r"([0-9.][0-9._]*(?:e[+-]?[0-9]+)?)\s*([kmbgt%]?)", re.IGNORECASE)
 
 
@@ -21,14 +22,15 @@ def parse_budget(text: str | float, pool_tokens: int) -> int:
     """
     found = _NUMBER.fullmatch(str(text).strip().removesuffix("tokens").strip())
     try:
-        number = float(found[1]) if found else math.nan
+        digits = found[1].replace("_", "") if found else "nan"
+        readable = math.isfinite(float(digits))
     except ValueError:
-        number = math.nan
-    if not found or not math.isfinite(number):
+        readable = False
+    if not found or not readable:
         raise UserError(f"Cannot read the budget {text!r}: write tokens as 2000000, 2e6 or 2M, or a share as 10%.")
     unit = found[2].lower()
-    exact = number * pool_tokens / 100 if unit == "%" else number * _UNITS[unit]
-    tokens = math.floor(exact + 1e-9 * exact)  # 29% of 100 tokens is 28.999999999999996 in floating point
+    # Exact arithmetic: 29% of 100 tokens is 28.999999999999996 in floating point.
+    tokens = math.floor(Fraction(digits) * (Fraction(pool_tokens, 100) if unit == "%" else _UNITS[unit]))
     if tokens < 1:
         raise UserError(f"The budget {text!r} is less than one token.")
     return tokens

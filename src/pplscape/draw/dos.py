@@ -16,10 +16,10 @@ from bisect import bisect_left
 import numpy as np
 from numpy.typing import NDArray
 
-from pplscape.draw.options import Options
+from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Draw, Pool
 from pplscape.errors import UserError
-from pplscape.landscape import Floats, Moments
+from pplscape.landscape import Floats
 
 TIE = 1e-12
 """Relative differences of J below this are ties, broken by (doc_id, chunk_index)."""
@@ -27,12 +27,12 @@ TIE = 1e-12
 
 def dos(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
     """Greedy towards `options.target` (mean, standard deviation on `options.scale`); stops at the budget."""
-    if options.target is None:
-        raise UserError("Strategy dos needs a target: pass --law, or --target-mean and --target-std.")
+    if options.target is None or options.target.std is None:
+        raise UserError("Strategy dos needs a mean and a spread: pass --law, or --target-mean and --target-std.")
     values = pool.values(options.scale, options.limits)
     weights = default_weights(values)
     rows = greedy(values, pool.length, budget, options.target, weights)
-    target = {"mean": options.target.mean, "std": options.target.std, "scale": options.scale}
+    target = {**vars(options.target), "scale": options.scale}
     return Draw.of_rows(pool, rows, "dos", {"target": target, "weights": {"mu": weights[0], "s": weights[1]}})
 
 
@@ -135,9 +135,10 @@ class Unused:
 
 
 def greedy(
-    values: Floats, length: NDArray[np.int64], budget: int, target: Moments, weights: tuple[float, float]
+    values: Floats, length: NDArray[np.int64], budget: int, target: Target, weights: tuple[float, float]
 ) -> NDArray[np.intp]:
     """Rows in the order taken: at every step the chunk that fits the budget and minimises J."""
+    assert target.std is not None
     d, target_var = values - target.mean, target.std**2
     unused, lengths = Unused(d), length.tolist()
     longest, left = int(length.max()), int(budget)

@@ -7,11 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from pplscape.draw.microbins import Cells
-from pplscape.landscape import Floats, Moments
-
-MARGIN = 0.01
-"""Targets are kept this share of the way from the boundary towards the pool's moments: on the boundary itself only one
-subset is left, and the maximum-entropy draw has nothing to choose."""
+from pplscape.draw.options import Target
+from pplscape.landscape import Floats
 
 
 def feasible_polygon(cells: Cells, budget: float, directions: int = 64) -> Floats:
@@ -42,43 +39,44 @@ def feasible_polygon(cells: Cells, budget: float, directions: int = 64) -> Float
 
 
 def nearest_feasible(
-    cells: Cells, budget: float, asked: Moments, loss: Callable[[float, float], float] | None = None
-) -> Moments:
-    """Feasible (mean, std) of lowest `loss(mean, std)`; without a loss the nearest to `asked` in pool units.
+    cells: Cells,
+    budget: float,
+    asked: Target,
+    loss: Callable[[Floats, Floats], Floats] | None = None,
+    margin: float = 0.0,
+) -> Target:
+    """Feasible (mean, std) of lowest `loss(means, stds)`; without a loss the nearest to `asked` in pool units.
 
-    The feasible set is convex in (mean, mean square), so it is searched as a fan of triangles around the pool's own
-    moments: a grid of (place on the boundary, share of the way to it), refined around its best point.
+    The feasible set is convex in (mean, mean square), so it is searched as a fan around a point inside: a grid of
+    (place on the boundary, share of the way to it), refined five times around its best point. Where no point of the
+    grid has a finite loss, the nearest point is taken. The outer `margin` of the set is left out.
     """
-    centre, spread = cells.mean, cells.spread or 1.0
-
-    def moments_at(place: float, share: float) -> Moments:
-        mean, square = inside + share * (_along(polygon, place) - inside)
-        return Moments(float(centre + spread * mean), float(spread * np.sqrt(max(square - mean**2, 0.0))))
-
-    def cost(place: float, share: float) -> float:
-        m = moments_at(place, share)
-        if loss is None:
-            return ((m.mean - asked.mean) / spread) ** 2 + ((m.std - asked.std) / spread) ** 2
-        found = loss(m.mean, m.std)
-        return found if np.isfinite(found) else np.inf
-
     polygon = feasible_polygon(cells, budget)
-    inside = polygon.mean(axis=0)
-    places, shares = np.arange(len(polygon), dtype=float), np.linspace(0.0, 1 - MARGIN, 16)
+    inside, spread = polygon.mean(axis=0), cells.spread or 1.0
+    places, shares = np.arange(len(polygon), dtype=np.float64), np.linspace(0.0, 1 - margin, 16)
     half_place, half_share = 1.0, 1 / 15
-    best = (0.0, 0.0)
     for _ in range(6):
-        grid = [(cost(p, s), float(p), float(s)) for p in places for s in shares]
-        _, *place_share = min(grid)
-        best = (place_share[0], place_share[1])
-        places = best[0] + np.linspace(-half_place, half_place, 9)
-        shares = np.clip(best[1] + np.linspace(-half_share, half_share, 9), 0.0, 1 - MARGIN)
+        place, share = (a.ravel() for a in np.meshgrid(places, shares))
+        points = inside + share[:, None] * (_along(polygon, place) - inside)
+        mean = cells.mean + spread * points[:, 0]
+        std = spread * np.sqrt(np.maximum(points[:, 1] - points[:, 0] ** 2, 0.0))
+        cost = loss(mean, std) if loss else _distance(mean, std, asked)
+        if not np.isfinite(cost).any():
+            return nearest_feasible(cells, budget, asked, None, margin)
+        best = int(np.argmin(np.where(np.isfinite(cost), cost, np.inf)))
+        places = place[best] + np.linspace(-half_place, half_place, 9)
+        shares = np.clip(share[best] + np.linspace(-half_share, half_share, 9), 0.0, 1 - margin)
         half_place, half_share = half_place / 4, half_share / 4
-    return moments_at(*best)
+    return Target(float(mean[best]), None if asked.std is None else float(std[best]))
 
 
-def _along(polygon: Floats, place: float) -> Floats:
-    """Point at `place` vertices along the closed polygon."""
-    i = int(np.floor(place))
+def _distance(mean: Floats, std: Floats, asked: Target) -> Floats:
+    away = (mean - asked.mean) ** 2
+    return away if asked.std is None else away + (std - asked.std) ** 2
+
+
+def _along(polygon: Floats, place: Floats) -> Floats:
+    """Points [n, 2] at `place` [n] vertices along the closed polygon."""
+    i = np.floor(place).astype(int)
     first, second = polygon[i % len(polygon)], polygon[(i + 1) % len(polygon)]
-    return first + (place - i) * (second - first)
+    return first + (place - i)[:, None] * (second - first)

@@ -20,15 +20,21 @@ from numpy.typing import NDArray
 from pplscape.draw.budget import fill
 from pplscape.draw.feasible import nearest_feasible
 from pplscape.draw.microbins import Cells, micro_bins
-from pplscape.draw.options import Options
+from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Draw, Pool
 from pplscape.errors import UserError
 from pplscape.landscape import Floats, Moments, moments
 
+MARGINS = (0.02, 0.05, 0.2)
+"""An infeasible target moves to the feasible set without this outer share of it: on the boundary itself only one subset
+is left, and the draw has nothing to choose. The next is tried where floating point cannot solve the dual."""
+ENOUGH = 3.0
+"""Residual of the scaled moments' sums, in chunks one spread away, that is left to the swaps."""
+
 
 @dataclass(frozen=True)
 class Solution:
-    """Where Newton ended: `lam` [3] for features scaled by `Scaling`; None if no subset has the totals."""
+    """Where Newton ended: `lam` [F] for features scaled by `Scaling`; None if no subset has the totals."""
 
     lam: Floats | None
     steps: int
@@ -41,10 +47,15 @@ class Scaling:
     length: float
     spread: float
 
-    def features(self, length: NDArray, value: Floats, square: Floats, target: Moments) -> Floats:
-        """[n, 3] of lengths [n], values [n] and squares [n] (a cell's mean square is not its mean squared)."""
-        centred = (square - 2 * target.mean * value + target.mean**2 - target.std**2) / self.spread**2
-        return np.column_stack([length / self.length, (value - target.mean) / self.spread, centred])
+    def features(self, length: NDArray, value: Floats, square: Floats, target: Target) -> Floats:
+        """[n, F] of lengths [n], values [n] and squares [n] (a cell's mean square is not its mean squared).
+
+        F is 3, or 2 when the target leaves the spread free.
+        """
+        columns = [length / self.length, (value - target.mean) / self.spread]
+        if target.std is not None:
+            columns.append((square - 2 * target.mean * value + target.mean**2 - target.std**2) / self.spread**2)
+        return np.column_stack(columns)
 
 
 def maxent(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
@@ -58,20 +69,21 @@ def maxent(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
     values = pool.values(options.scale, options.limits)
     cells = micro_bins(values, pool.length)
     used, solution, scaling = aim(cells, budget, options)
-    if solution.lam is None:  # Only the whole pool is feasible, or all values are equal.
-        rows, rounds = fill(np.argsort(pool.uniforms(seed), kind="stable"), pool.length, budget), 0
+    if solution.lam is None:  # All values are equal, or only the whole pool fills the budget.
+        rows, rounds = fill(pool.order(seed), pool.length, budget), 0
     else:
         features = scaling.features(pool.length, values, values**2, used)
         rows, rounds = realise(features, pool.length, pool.uniforms(seed), solution.lam, budget)
-    achieved = moments(values[rows], (-np.inf, np.inf))
+    reached = moments(values[rows], (-np.inf, np.inf)) if len(rows) else Moments(0.0, 0.0)
+    achieved = Target(reached.mean, reached.std)
     facts = {
         "target": _named(used, options.scale),
         "asked": _named(options.target, options.scale),
         "feasible": used == options.target,
         "achieved": _named(achieved, options.scale),
         "relative_error": {
-            "mean": float(abs(achieved.mean - used.mean) / abs(used.mean)) if used.mean else None,
-            "std": float(abs(achieved.std - used.std) / used.std) if used.std else None,
+            "mean": abs(reached.mean / used.mean - 1) if used.mean else None,
+            "std": abs(reached.std / used.std - 1) if used.std else None,
         },
         "newton_steps": solution.steps,
         "rounds": rounds,
@@ -79,26 +91,32 @@ def maxent(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
     return Draw.of_rows(pool, rows, "maxent", facts)
 
 
-def aim(cells: Cells, budget: float, options: Options) -> tuple[Moments, Solution, Scaling]:
+def aim(cells: Cells, budget: float, options: Options) -> tuple[Target, Solution, Scaling]:
     """The target if a subset can have it, else its replacement, with the dual solution."""
     assert options.target is not None
     scaling = Scaling(cells.tokens / cells.count.sum(), cells.spread or 1.0)
     solution = solve(cells, scaling, options.target, budget)
     if solution.lam is not None:
         return options.target, solution, scaling
-    used = nearest_feasible(cells, budget, options.target, options.loss)
-    return used, solve(cells, scaling, used, budget), scaling
+    for margin in MARGINS:
+        used = nearest_feasible(cells, budget, options.target, options.loss, margin)
+        solution = solve(cells, scaling, used, budget)
+        if solution.lam is not None:
+            return used, solution, scaling
+    return Target(cells.mean, cells.spread), solution, scaling
 
 
-def solve(cells: Cells, scaling: Scaling, target: Moments, budget: float) -> Solution:
+def solve(cells: Cells, scaling: Scaling, target: Target, budget: float) -> Solution:
     """Minimise the dual by damped Newton.
 
     The dual is bounded below by the entropy of any q with the totals, so a negative value proves that there is none.
     """
     f = scaling.features(cells.length, cells.value, cells.square, target)
-    c, totals = cells.count, np.array([budget / scaling.length, 0.0, 0.0])
+    c, totals = cells.count, np.zeros(f.shape[1])
+    totals[0] = budget / scaling.length
     share = min(max(budget / cells.tokens, 1e-12), 1 - 1e-12)
-    lam = np.array([np.log(share / (1 - share)), 0.0, 0.0])
+    lam = np.zeros(f.shape[1])
+    lam[0] = np.log(share / (1 - share))
     value = _dual(f, c, totals, lam)
     for step in range(100):
         q = _logistic(f @ lam)
@@ -106,7 +124,7 @@ def solve(cells: Cells, scaling: Scaling, target: Moments, budget: float) -> Sol
         if np.abs(gradient).max() <= 1e-9 * totals[0]:
             return Solution(lam, step)
         hessian = (f * (c * q * (1 - q))[:, None]).T @ f
-        move = -np.linalg.solve(hessian + 1e-12 * np.trace(hessian) * np.eye(3), gradient)
+        move = -np.linalg.solve(hessian + 1e-12 * np.trace(hessian) * np.eye(len(lam)), gradient)
         slope, pace = float(gradient @ move), 1.0
         while (new := _dual(f, c, totals, lam + pace * move)) > value + 1e-4 * pace * slope and pace > 1e-8:
             pace /= 2
@@ -122,12 +140,14 @@ def realise(
     """Rows taken after solving lambda again on the realised sums, and how many rounds that took.
 
     Newton with the expected Jacobian from the best lambda so far, halving the step when it does not help: realised
-    sums move in steps of whole chunks. Each round trims to the budget first, so only the two moments are left to solve.
+    sums move in steps of whole chunks. Each round trims to the budget first, so only the moments are left to solve.
     """
     threshold = np.log(h) - np.log1p(-h)
-    best, least, pace, residual = np.empty(0, dtype=np.intp), np.inf, 1.0, np.zeros(2)
-    at, tried, move = lam, lam, np.zeros(3)
-    for done in range(1, rounds + 1):
+    best, least, pace, residual = np.empty(0, dtype=np.intp), np.inf, 1.0, np.zeros(len(lam) - 1)
+    at, tried, move = lam, lam, np.zeros(len(lam))
+    done = 0
+    while done < rounds and least > ENOUGH:
+        done += 1
         rows = trim(features @ tried - threshold, length, budget)
         now = features[rows, 1:].sum(axis=0)
         error = float(np.abs(now).max())
@@ -135,12 +155,10 @@ def realise(
             best, least, pace, residual, at = rows, error, 1.0, now, tried
             q = _logistic(features @ at)
             jacobian = (features * (q * (1 - q))[:, None]).T @ features
-            ridge = 1e-9 * np.trace(jacobian) * np.eye(3)
+            ridge = 1e-9 * np.trace(jacobian) * np.eye(len(lam))
             move = -np.linalg.solve(jacobian + ridge, np.array([0.0, *residual]))
         else:
             pace /= 2
-        if least < 1e-6 * len(rows):
-            break
         tried = at + pace * move
     return swap(best, features, length, features @ at - threshold, budget), done
 
@@ -198,5 +216,5 @@ def _logistic(a: Floats) -> Floats:
     return np.exp(-np.logaddexp(0, -a))
 
 
-def _named(m: Moments, scale: str) -> dict[str, Any]:
+def _named(m: Target, scale: str) -> dict[str, Any]:
     return {"mean": m.mean, "std": m.std, "scale": scale}

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pplscape.draw.program import Utility
-from pplscape.landscape import Bins, Moments, Scale
+from pplscape.landscape import Bins, Floats, Scale
+
+
+@dataclass(frozen=True)
+class Target:
+    """Moments to reach; `std` None leaves the spread free."""
+
+    mean: float
+    std: float | None
 
 
 @dataclass(frozen=True)
@@ -15,12 +23,12 @@ class Options:
 
     scale: Scale = "ppl"
     """Scale of `target` and `loss` (dos, maxent)."""
-    target: Moments | None = None
-    """Mean and standard deviation to reach (dos, maxent)."""
+    target: Target | None = None
+    """What to reach (dos, maxent), on `scale`."""
     limits: tuple[float, float] | None = None
     """Winsor limits on `scale`; None: the pool's own."""
-    loss: Callable[[float, float], float] | None = None
-    """Predicted loss (nats/token) at (mean, std) on `scale` for this budget: where an infeasible target moves to."""
+    loss: Callable[[Floats, Floats], Floats] | None = None
+    """Predicted loss [n] (nats/token) at (mean [n], std [n]) on `scale`: where an infeasible target moves to."""
     band: tuple[float, float] | None = None
     temperature: float = 1.0
     utility: Utility | None = None

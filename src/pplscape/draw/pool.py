@@ -7,7 +7,7 @@ the order of rows or on how the scores were split into parts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pplscape.draw.permanent import hash_documents, uniforms_of_hashes
 from pplscape.errors import UserError
-from pplscape.landscape import Floats, Scale, on_scale, winsor_limits
+from pplscape.landscape import Bins, Floats, Scale, on_scale, winsor_limits
 from pplscape.manifest import MANIFEST, read_manifest
 from pplscape.schema import REJECTED, SELECTED
 
@@ -89,6 +89,30 @@ class Pool:
             self._kept["h", seed] = uniforms_of_hashes(seed, self._doc_hash[self.doc], self.chunk_index)
         return self._kept["h", seed]
 
+    def order(self, seed: int) -> NDArray[np.intp]:
+        """Rows [n] in ascending order of the permanent uniforms."""
+        if ("order", seed) not in self._kept:
+            self._kept["order", seed] = np.argsort(self.uniforms(seed), kind="stable")
+        return self._kept["order", seed]
+
+    def bin_of(self, bins: Bins) -> NDArray[np.int16]:
+        """Bin [n] of each chunk."""
+        if ("bin", bins.edges) not in self._kept:
+            self._kept["bin", bins.edges] = bins.of(self.x).astype(np.int16)
+        return self._kept["bin", bins.edges]
+
+    def bin_tokens(self, bins: Bins, times: NDArray | None = None) -> Floats:
+        """Tokens [K] per bin, each chunk counted `times` [n] (default once)."""
+        weights = np.asarray(self.length if times is None else self.length * times, dtype=np.float64)
+        return np.bincount(self.bin_of(bins), weights=weights, minlength=bins.n).astype(np.float64)
+
+    def subset(self, rows: NDArray[np.intp]) -> Pool:
+        """The pool of these rows, given in ascending order."""
+        names = ("doc", "chunk_index", "length", "x", "source", "char_start", "char_end")
+        found = replace(self, **{name: getattr(self, name)[rows] for name in names}, rejected=REJECTED.empty_table())
+        found.__dict__["_doc_hash"] = self._doc_hash  # cached: the documents are the same
+        return found
+
     def limits(self, scale: Scale) -> tuple[float, float]:
         """This pool's winsor limits on `scale`."""
         if scale not in self._kept:
@@ -97,7 +121,10 @@ class Pool:
 
     def values(self, scale: Scale, limits: tuple[float, float] | None = None) -> Floats:
         """Winsorised values [n] on `scale`; `limits` default to the pool's own."""
-        return np.clip(on_scale(self.x, scale), *(limits or self.limits(scale)))
+        limits = limits or self.limits(scale)
+        if (scale, limits) not in self._kept:
+            self._kept[scale, limits] = np.clip(on_scale(self.x, scale), *limits)
+        return self._kept[scale, limits]
 
     def token_rank(self) -> Floats:
         """[n] share of the pool's tokens below the middle of each chunk, in order of log-perplexity; in (0, 1)."""

@@ -85,7 +85,26 @@ class _Program:
 
     def demand(self, price: float) -> Floats:
         """Where each bin's marginal value falls to the price, within [0, cap]."""
-        low, high = np.zeros_like(self.cap), self.cap.copy()
+        n = self._first_epoch(price)
+        if (self.cap > self.unique).any():
+            n = np.where(self.marginal(self.unique) > price, self._later_epochs(price), n)
+        return np.minimum(n, self.cap)
+
+    def _first_epoch(self, price: float) -> Floats:
+        """phi' inverted: tau w ln(u / price), or w (gamma u / price)^(1 / (1 - gamma)); at most the bin."""
+        shape, ratio = self.utility.shape, self.u / price
+        if self.utility.phi == "saturating":
+            n = shape * self.w * np.log(np.maximum(ratio, 1.0))
+        elif shape < 1:
+            with np.errstate(over="ignore"):
+                n = self.w * (shape * ratio) ** (1 / (1 - shape))
+        else:
+            n = np.where(ratio > 1, self.unique, 0.0)
+        return np.minimum(n, self.unique)
+
+    def _later_epochs(self, price: float) -> Floats:
+        """Beyond one epoch there is no closed form: bisection."""
+        low, high = self.unique.copy(), self.cap.copy()
         for _ in range(60):
             middle = (low + high) / 2
             above = self.marginal(middle) > price
@@ -126,4 +145,5 @@ def solve(utility: Utility, unique_tokens: ArrayLike, budget: float, max_epochs:
     tokens = np.zeros(len(program.helpful))
     tokens[program.helpful] = n * utility.unit
     gap = max(dual - value, 0.0) / abs(value) if value else 0.0
-    return Allocation(tokens, price, value, gap, max(budget - float(tokens.sum()), 0.0))
+    unspent = budget - float(tokens.sum()) if price == 0 else 0.0
+    return Allocation(tokens, price, value, gap, max(unspent, 0.0))

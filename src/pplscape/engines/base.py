@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -24,7 +23,7 @@ class EngineFacts:
     model: str
     revision: str | None
     tokenizer: str
-    """sha256 of the tokenizer (16 hex digits)."""
+    """sha256 of the tokenizer's serialised form."""
     dtype: str
     bos: str
     """`none`, or the token put before every chunk."""
@@ -75,9 +74,10 @@ class Learner(Engine, Protocol):
         ...
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
-    """16 hex digits that change when a `tokenizers.Tokenizer` would cut text differently."""
-    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
+    """Token ids of each text with a transformers tokenizer, its own additions (BOS, EOS) off; [] for no texts."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [np.asarray(ids, dtype=np.int32) for ids in encoded]
 
 
 def length_buckets(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.intp]]:

@@ -7,15 +7,14 @@ the learning rate.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from pplscape.engines.base import EngineFacts, Ids, Nll, tokenizer_hash
+from pplscape.engines.base import EngineFacts, Ids, Nll, encode
+from pplscape.text.tokenizer import load_tokenizer, tokenizer_hash
 
 PRIOR, COUNTS_PER_LEARNING_RATE = 20.0, 1000.0
 
@@ -25,8 +24,8 @@ class FakeEngine:
 
     def __init__(self, model: str):
         self._folder = Path(model)
-        self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
-        n = self._tokenizer.get_vocab_size()
+        self._tokenizer = load_tokenizer(model)
+        n = len(self._tokenizer)
         stored = self._folder / "counts.npy"
         self._base = np.load(stored) if stored.exists() else np.full((n, n), 1.0 / n)
         self.counts = self._base.copy()
@@ -35,8 +34,7 @@ class FakeEngine:
         )
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [np.asarray(e.ids, dtype=np.int32) for e in encoded]
+        return encode(self._tokenizer, texts)
 
     def nll(self, chunks: Sequence[Ids]) -> list[Nll]:
         unigram = self.counts.sum(0) / self.counts.sum()
@@ -66,4 +64,4 @@ class FakeEngine:
     def save(self, folder: Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         np.save(Path(folder) / "counts.npy", self.counts)
-        shutil.copy(self._folder / "tokenizer.json", folder)
+        self._tokenizer.save_pretrained(folder)

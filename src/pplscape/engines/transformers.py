@@ -20,25 +20,14 @@ import torch
 import transformers
 from torch.utils.checkpoint import checkpoint
 
-from pplscape.engines.base import EngineFacts, Ids, Nll, length_buckets, tokenizer_hash
+from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
 from pplscape.errors import UserError
+from pplscape.text.tokenizer import load_tokenizer, tokenizer_hash
 
 LOGIT_BYTES = 128 * 2**20
 """Upper bound on the fp32 logits alive at once."""
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4096, 32768
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
-
-
-def load_tokenizer(model: str, revision: str | None = None) -> Any:
-    """The model's fast tokenizer. UserError when it cannot be found."""
-    transformers.logging.set_verbosity_error()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model, revision=revision, use_fast=True)
-    except (OSError, ValueError) as error:
-        raise UserError(_cannot_load("tokenizer", model, error)) from error
-    if not tokenizer.is_fast:
-        raise UserError(f"The tokenizer of {model} has no fast version, which is needed for character offsets.")
-    return tokenizer
 
 
 def _cannot_load(what: str, model: str, error: Exception) -> str:
@@ -59,6 +48,7 @@ class TransformersEngine:
     def __init__(
         self, model: str, *, revision: str | None = None, dtype: str = "auto", bos: str = "auto", train: bool = False
     ):
+        transformers.utils.logging.disable_progress_bar()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = default_dtype(self.device, train) if dtype == "auto" else dtype
         self.tokenizer = load_tokenizer(model, revision)
@@ -74,7 +64,7 @@ class TransformersEngine:
             engine="transformers",
             model=model_name(model),
             revision=revision,
-            tokenizer=tokenizer_hash(self.tokenizer.backend_tokenizer),
+            tokenizer=tokenizer_hash(self.tokenizer),
             dtype=dtype,
             bos=self.tokenizer.convert_ids_to_tokens(self.prefix[0]) if self.prefix else "none",
             n_params=sum(p.numel() for p in self.model.parameters()),
@@ -115,8 +105,7 @@ class TransformersEngine:
     # ---- scoring -------------------------------------------------------------------------------------------------
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [np.asarray(ids, dtype=np.int32) for ids in encoded]
+        return encode(self.tokenizer, texts)
 
     def nll(self, chunks: Sequence[Ids]) -> list[Nll]:
         too_long = self.facts.max_positions and max((len(c) for c in chunks), default=0) > self.facts.max_positions

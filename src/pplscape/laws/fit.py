@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,57 +14,18 @@ from pplscape.errors import UserError
 from pplscape.laws.forms import get_form
 from pplscape.laws.forms.base import Data, Floats, Form, Frame
 from pplscape.laws.polish import Problem, huber, polish
+from pplscape.laws.table import frame_of, labels, noise_weights, seed_noise
 from pplscape.runs import Compositions, RunTable
 
 LEAST_DELTA = 1e-3
 """Huber threshold of the Chinchilla protocol, in ln L."""
 POLISHED_STARTS = 3
+Care = tuple[int, float]
+"""Most steps of the polish, and the relative gain below which it stops."""
+PRECISE: Care = (500, 1e-12)
+QUICK: Care = (60, 1e-8)
 BATCH_CELLS = 2_000_000
 """Numbers in one batched derivative: keeps memory near 100 MB."""
-
-
-def labels(runs: RunTable, kind: str) -> NDArray[np.str_]:
-    """`group` or `regime` of each run [n]; runs without one are on their own."""
-    found = runs.group if kind == "group" else runs.regime
-    if found is None:
-        found = runs.regime if kind == "group" else runs.group
-    return np.arange(len(runs)).astype(str) if found is None else np.asarray(found).astype(str)
-
-
-def frame_of(runs: RunTable) -> Frame:
-    """The constants a law keeps: largest pilot, base loss (median), the pool's bin shares."""
-    base = None if runs.base_loss is None else float(np.nanmedian(runs.base_loss))
-    share = runs.bin_share
-    return Frame(
-        unit=float(runs.tokens.max()),
-        base_loss=base if base is not None and np.isfinite(base) else None,
-        bin_share=None if share is None else tuple(float(s) for s in share),
-    )
-
-
-def seed_noise(runs: RunTable) -> float | None:
-    """Relative seed noise: standard deviation of ln L over trunks that repeat a regime at the same size.
-
-    The `noise` column (nats) is used where there are no repeats; None if neither exists.
-    """
-    groups, regimes = labels(runs, "group"), labels(runs, "regime")
-    squares, freedom = 0.0, 0
-    for key in sorted({(r, float(t)) for r, t in zip(regimes, runs.tokens, strict=True)}):
-        cell = (regimes == key[0]) & (runs.tokens == key[1])
-        if cell.sum() > 1 and len(set(groups[cell])) > 1:
-            squares += float(np.var(np.log(runs.loss[cell])) * cell.sum())
-            freedom += int(cell.sum()) - 1
-    if freedom:
-        return float(np.sqrt(squares / freedom))
-    return None if runs.noise is None else float(np.median(runs.noise / runs.loss))
-
-
-def noise_weights(runs: RunTable) -> Floats:
-    """Fit weights [n] with median 1: the inverse squared seed noise of each run, where the table states it."""
-    if runs.noise is None:
-        return np.ones(len(runs))
-    precision = (runs.loss / np.maximum(runs.noise, 1e-12)) ** 2
-    return precision / np.median(precision)
 
 
 @dataclass(frozen=True)
@@ -125,12 +86,12 @@ def fit_form(form: Form | str, runs: RunTable, delta: float | None = None) -> Fi
     form = get_form(form) if isinstance(form, str) else form
     setting = setting_of(form, runs, delta)
     weight = noise_weights(runs)[None]
-    theta, value, strength = fit_many(setting, np.log(runs.loss)[None], weight, tolerance=1e-12)
-    problem = problem_of(setting, np.log(runs.loss)[None], weight, strength)
+    log_loss = np.log(runs.loss)[None]
+    start, _, strength = fit_many(setting, log_loss, weight)
+    theta, value, _ = fit_many(setting, log_loss, weight, warm=start, strength=strength, precise=True)
+    problem = problem_of(setting, log_loss, weight, strength)
     trace = float(np.einsum("bnn->b", smoother(problem, theta)[0])[0])
-    return Fit(
-        form, setting.frame, theta[0], float(value[0]), setting.delta, setting.noise, float(strength[0]), trace
-    )
+    return Fit(form, setting.frame, theta[0], float(value[0]), setting.delta, setting.noise, float(strength[0]), trace)
 
 
 def problem_of(setting: Setting, log_loss: Floats, weight: Floats, strength: Floats) -> Problem:
@@ -146,12 +107,12 @@ def fit_many(
     weight: Floats,
     warm: Floats | None = None,
     strength: Floats | None = None,
-    tolerance: float = 1e-9,
+    precise: bool = False,
 ) -> tuple[Floats, Floats, Floats]:
     """B fits: (theta [B, p], objective [B], strength [B]) for ln L [B, n] and weights [B, n].
 
     `warm` [W, p] are further starts, tried by all; with `warm` given the grid of starts is not made.
-    `strength` [B] fixes the penalty instead of choosing it fit by fit.
+    `strength` [B] fixes the penalty instead of choosing it fit by fit; `precise` polishes to the last digit.
     """
     n_fits, n_runs = weight.shape
     cells = n_runs * (len(setting.form.names(setting.frame)) + 1) * 8
@@ -163,7 +124,7 @@ def fit_many(
             weight[i : i + size],
             warm,
             None if strength is None else strength[i : i + size],
-            tolerance,
+            PRECISE if precise else QUICK,
         )
         for i in range(0, n_fits, size)
     ]
@@ -171,18 +132,18 @@ def fit_many(
 
 
 def _fit_batch(
-    setting: Setting, log_loss: Floats, weight: Floats, warm: Floats | None, strength: Floats | None, tolerance: float
+    setting: Setting, log_loss: Floats, weight: Floats, warm: Floats | None, strength: Floats | None, care: Care
 ) -> tuple[Floats, Floats, Floats]:
     starts = _starts(setting, log_loss, weight, warm)
     penalty = setting.form.penalty(setting.frame)
     if penalty is None or strength is not None:
         fixed = np.zeros(len(weight)) if strength is None else strength
-        theta, value = _solve(problem_of(setting, log_loss, weight, fixed), starts, tolerance)
+        theta, value = _solve(problem_of(setting, log_loss, weight, fixed), starts, care)
         return theta, value, fixed
     thetas, values, errors = [], [], []
     for candidate in penalty.strengths:
         problem = problem_of(setting, log_loss, weight, np.full(len(weight), candidate))
-        theta, value = _solve(problem, starts, tolerance)
+        theta, value = _solve(problem, starts, care)
         thetas.append(theta)
         values.append(value)
         errors.append(left_out_error(problem, theta, setting.regimes))
@@ -196,16 +157,16 @@ def _starts(setting: Setting, log_loss: Floats, weight: Floats, warm: Floats | N
     return setting.form.starts(setting.data, np.exp(log_loss), weight, setting.frame)
 
 
-def _solve(problem: Problem, starts: Floats, tolerance: float) -> tuple[Floats, Floats]:
+def _solve(problem: Problem, starts: Floats, care: Care) -> tuple[Floats, Floats]:
     """Polish the best few of starts [B, C, p], compared on the objective, and keep the best."""
-    n_fits, n_starts, p = starts.shape
+    n_fits, n_starts = starts.shape[:2]
     low, high = problem.bounds()
     starts = np.clip(starts, low[:, None], high[:, None])
     values = np.stack([problem.objective(starts[:, c]) for c in range(n_starts)], axis=1)
     chosen = np.argsort(values, axis=1, kind="stable")[:, :POLISHED_STARTS]
     kept = chosen.shape[1]
     rows = np.repeat(np.arange(n_fits), kept)
-    theta, value = polish(problem.rows(rows), starts[rows, chosen.ravel()], tolerance=tolerance)
+    theta, value = polish(problem.rows(rows), starts[rows, chosen.ravel()], *care)
     best = value.reshape(n_fits, kept).argmin(1) + np.arange(n_fits) * kept
     return theta[best], value[best]
 
@@ -249,8 +210,3 @@ def left_out_error(problem: Problem, theta: Floats, regimes: NDArray[np.str_]) -
     system = system + 1e-8 * np.eye(len(regimes))
     without = np.clip(np.linalg.solve(system, residual[..., None])[..., 0], -2.0, 2.0)
     return (used * problem.weight * huber(without, 20 * problem.delta)).sum(-1) / problem.weight.sum(-1)
-
-
-def with_losses(runs: RunTable, loss: Floats) -> RunTable:
-    """The same runs with other losses (simulation)."""
-    return replace(runs, loss=loss)

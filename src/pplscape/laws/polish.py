@@ -38,9 +38,7 @@ class Problem:
     def rows(self, index: Floats | np.ndarray) -> Problem:
         """The same problem for fits `index`."""
         ridge = None if self.ridge is None else self.ridge[index]
-        return Problem(
-            self.form, self.frame, self.data, self.log_loss[index], self.weight[index], self.delta, ridge
-        )
+        return Problem(self.form, self.frame, self.data, self.log_loss[index], self.weight[index], self.delta, ridge)
 
     def bounds(self) -> tuple[Floats, Floats]:
         smallest = np.exp(np.where(self.weight > 0, self.log_loss, np.inf).min(-1))
@@ -106,7 +104,7 @@ def _steps(part: Problem, theta: Floats, damping: Floats, basis: Floats, low: Fl
     for curvature in curvatures:
         curvature = np.where(frozen[:, :, None] | frozen[:, None, :], 0.0, curvature)
         diagonal = np.einsum("bpp->bp", curvature)
-        floor = 1e-9 * diagonal.max(-1, keepdims=True) + 1e-300
+        floor = 1e-14 * diagonal.max(-1, keepdims=True) + 1e-300
         damped = curvature + eye * (damping[:, None] * np.maximum(diagonal, floor) + floor + frozen)[:, None, :]
         step = np.linalg.solve(damped, -gradient[..., None])[..., 0]
         steps.append(step @ basis.T)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ FOLDERS = {
     "compare": "comparison",
 }
 """Folder of each stage that has exactly one."""
+_PLACEHOLDER = re.compile(r"'([^' ]*(?:<[A-Z-]+>|\*)[^' ]*)'")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class RunFolder:
     law: Facts | None = None
     selection: Facts | None = None
     comparison: Facts | None = None
+    config: Facts | None = None
+    """What `pplscape run` was told."""
     manifests: Mapping[str, Facts] = field(default_factory=dict)
     """Of every finished stage folder, by its path relative to the run."""
 
@@ -55,6 +59,7 @@ class RunFolder:
             law=_json(path / "law/law.json"),
             selection=_json(path / "selection/selection.json"),
             comparison=_json(path / "comparison/comparison.json"),
+            config=_json(path / "config.json"),
             manifests=_manifests(path),
         )
         if not run.manifests and run.landscape is None and not run.runs and run.law is None:
@@ -92,28 +97,36 @@ class RunFolder:
                 return int(facts["budget"])
         return None
 
+    @property
+    def commands(self) -> list[str]:
+        """How to make all of this again: in one go where there is a configuration, and stage by stage."""
+        whole = ["pplscape", "run", str(self.path / "config.json"), "--out", str(self.path)]
+        return ([shlex.join(whole), ""] if self.config else []) + [self.command(s) for s in STAGES]
+
     def command(self, stage: str) -> str:
         """The command line that makes the output of `stage` in this folder."""
-        return shlex.join(["pplscape", *self._arguments(stage)]).replace("'<", "<").replace(">'", ">")
+        return _PLACEHOLDER.sub(r"\1", shlex.join(["pplscape", *self._arguments(stage)]))
 
     def _arguments(self, stage: str) -> list[str]:
         at = {s: str(self.path / f) for s, f in FOLDERS.items()}
-        model, budget = str(self.fact("model") or "<MODEL>"), str(self.budget or "<TOKENS>")
+        configured = self.config or {}
+        model = str(configured.get("model") or self.fact("model") or "<MODEL>")
+        budget = str(configured.get("budget") or self.budget or "<TOKENS>")
         spent = (self.manifest("plan") or {}).get("config", {}).get("pilot_tokens", "<TOKENS>")
         arm, evaluation = str(self.path / "arms/<STRATEGY-SEED>"), str(self.path / "evaluations/<STRATEGY-SEED>")
-        corpus = ["--corpus", at["prepare"]]
+        corpus, runs = ["--corpus", at["prepare"]], f"{at['pilot']}/runs.jsonl"
         arguments = {
             "prepare": ["prepare", "<FILES>", "--model", model],
             "score": ["score", at["prepare"], "--model", model],
             "landscape": ["landscape", at["score"], "--budget", budget, *corpus],
             "plan": ["plan", at["landscape"], "--budget", budget, "--pilot-tokens", str(spent)],
             "pilot": ["pilot", at["plan"], "--model", model, "--scores", at["score"], *corpus],
-            "fit": ["fit", f"{at['pilot']}/runs.jsonl", "--landscape", f"{at['landscape']}/landscape.json"],
+            "fit": ["fit", runs, "--landscape", f"{at['landscape']}/landscape.json"],
             "select": ["select", at["score"], "--strategy", "auto", "--budget", budget]
-            + ["--law", f"{at['fit']}/law.json", *corpus],
+            + ["--law", f"{at['fit']}/law.json", "--runs", runs, *corpus],
             "train": ["train", at["select"], "--model", model, *corpus],
             "evaluate": ["evaluate", arm, "--heldout", at["prepare"]],
-            "compare": ["compare", evaluation],
+            "compare": ["compare", evaluation.replace("<STRATEGY-SEED>", "*")],
         }
         out = at.get(stage) or {"train": arm, "evaluate": evaluation}[stage]
         return [*arguments[stage], "--out", out]

@@ -8,7 +8,9 @@ Lengths are CSS pixels (one matplotlib point each).
 from __future__ import annotations
 
 import io
+import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from pplscape.landscape import Floats
+from pplscape.report.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -42,11 +45,23 @@ PALETTE = {
 """Light theme by role, each colour used once; style.css holds the dark counterparts. No red-green pair."""
 SOURCE_COLOURS = [PALETTE[f"s{i}"] for i in range(1, 7)]
 COLOUR_MAP = "cividis"
-FULL, HALF, NARROW = 1000, 490, 350
-"""Widths in pixels: across the page, beside another figure, on a phone."""
+FULL, HALF, NARROW = 1000, 420, 350
+"""Widths in pixels: across the page, beside another figure (and, the same drawing, on a phone), on a phone."""
+LARGEST = 490
+"""Half-width figures grow up to this width."""
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _DRAWABLE = (f"{{{_SVG}}}path", f"{{{_SVG}}}use")
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib will not read as mathematics and that XML permits."""
+    return visible(text).replace("$", r"\$")
+
+
+def shorten(text: str, most: int) -> str:
+    """A label of at most `most` characters."""
+    return plain(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def _rc(fonttype: str) -> Any:
@@ -104,11 +119,17 @@ class Drawing:
         self.name, self.label, self.width, self.height = name, label, width, height
         self.figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         self.tips: dict[str, list[str]] = {}
+        self.frame: Axes | None = None
+        """Axes whose scale the page needs to know: logarithmic x, linear y."""
 
     @property
     def narrow(self) -> bool:
         """Too narrow for two things side by side."""
         return self.width < 420
+
+    def legend(self, handles: Sequence[Any], labels: Sequence[str], loc: str = "outside lower left", **look: Any) -> None:
+        """A legend outside the axes. Labels are given: matplotlib drops those of artists that begin with `_`."""
+        self.figure.legend(handles, [plain(t) for t in labels], loc=loc, **({"handlelength": 0.8} | look))
 
     def axes(self, *, grid: str | None = "y") -> Axes:
         """The figure's single axes, with light grid lines across `grid`."""
@@ -134,10 +155,13 @@ class Drawing:
         return collection
 
     def _save(self, kind: str, fonttype: str, **options: Any) -> bytes:
+        """The first save does the layout; further ones keep it."""
         sink = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-        with styled(fonttype):
+        with styled(fonttype), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in any script are allowed
             self.figure.savefig(sink, format=kind, metadata=metadata, **options)
+        self.figure.set_layout_engine("none")
         return sink.getvalue()
 
     def png(self, scale: float = 2) -> bytes:
@@ -158,13 +182,26 @@ class Drawing:
                 defs.remove(sheet)
         self._attach_tips(root)
         _localise_ids(root, f"{self.name}-{class_ or 'x'}-")
+        if self.frame is not None:
+            root.set("data-frame", json.dumps(self._frame_facts(self.frame)))
         attributes = {"role": "img", "aria-label": self.label, "class": f"figure {class_}".strip()}
         for name in ("width", "height", "version"):
             root.attrib.pop(name, None)
-        root.attrib.update(attributes, style=f"max-width:{self.width:g}px")
+        root.attrib.update(attributes, style=f"max-width:{LARGEST if self.width == HALF else self.width:g}px")
+        _shorten_numbers(root)
         ElementTree.register_namespace("", _SVG)
         ElementTree.register_namespace("xlink", _XLINK)
         return _theme(ElementTree.tostring(root, encoding="unicode"))
+
+    def _frame_facts(self, axes: Axes) -> dict[str, list[float]]:
+        """Pixels and data at the ends of both axes, once the layout is done."""
+        box = axes.get_position()
+        return {
+            "px": [box.x0 * self.width, box.x1 * self.width],
+            "py": [(1 - box.y0) * self.height, (1 - box.y1) * self.height],
+            "x": [float(v) for v in axes.get_xlim()],
+            "y": [float(v) for v in axes.get_ylim()],
+        }
 
     def _attach_tips(self, root: ElementTree.Element) -> None:
         groups = {g.get("id"): g for g in root.iter(f"{{{_SVG}}}g")}
@@ -175,7 +212,7 @@ class Drawing:
             marks = list(_marks(group))
             targets = marks if len(marks) == len(texts) else [group]
             for mark, text in zip(targets, texts if targets is marks else ["\n".join(texts)], strict=True):
-                mark.set("data-tip", text)
+                mark.set("data-tip", visible(text))
 
 
 def _marks(element: ElementTree.Element) -> Iterator[ElementTree.Element]:
@@ -208,9 +245,18 @@ def _localise_ids(root: ElementTree.Element, prefix: str) -> None:
                 element.set(key, value.replace("url(#", f"url(#{prefix}"))
 
 
+def _shorten_numbers(root: ElementTree.Element) -> None:
+    """A tenth of a pixel is enough for paths. Texts and tips are left alone."""
+    for element in root.iter():
+        for key, keep in (("d", r"\1"), ("x", r"\1\2"), ("y", r"\1\2"), ("transform", r"\1\2")):
+            if (value := element.get(key)) is not None:
+                element.set(key, re.sub(r"\s+", " ", re.sub(r"(\.\d)(\d?)\d*", keep, value)))
+        if (style := element.get("style")) and "font-family" in style:
+            element.set("style", re.sub(r"font-family: [^;]*;? ?", "", style))
+
+
 def _theme(svg: str) -> str:
     names = {hex_: name for name, hex_ in PALETTE.items()}
     pattern = re.compile("|".join(names))
     svg = pattern.sub(lambda m: f"var(--{names[m.group()]})", svg)
-    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)
-    return re.sub(r"\s*\n\s*", " ", svg)
+    return re.sub(r">\s+<", "><", svg)

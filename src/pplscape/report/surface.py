@@ -17,9 +17,9 @@ from pplscape.landscape import Bins, Floats
 from pplscape.runs import Compositions
 
 Facts = Mapping[str, Any]
-GRID = 41
-TOLERANCE = 0.02
-"""Largest miss of a tilt in mean or spread, in standard deviations of the pool."""
+GRID = 33
+TOLERANCE = 0.25
+"""Largest miss of a tilt in mean or spread, in standard deviations of the pool: bins cannot be split."""
 
 
 def compositions_of(rows: Sequence[Facts]) -> Compositions:
@@ -101,7 +101,10 @@ def tilted_compositions(
 
 @dataclass(frozen=True)
 class Surface:
-    """Predicted loss [S, M] (nats/token; NaN where no such subset exists) at spreads [S] and means [M] on `scale`."""
+    """Predicted loss [S, M] (nats/token; NaN where no tilt comes near) at (mean, std) [S, M] on `scale`.
+
+    Columns are lines of equal mean, each cut at the edge of what the budget can reach, so the mesh has smooth borders.
+    """
 
     scale: str
     tokens: float
@@ -112,29 +115,45 @@ class Surface:
 
 def loss_surface(
     law: Any, landscape: Facts, scale: str, box: tuple[float, float, float, float], tokens: float, n_params: float | None
-) -> Surface:
-    """The law's prediction over a box (mean low, mean high, std low, std high) of the plane, within the feasible set."""
-    mean, std = np.linspace(*box[:2], GRID), np.linspace(max(box[2], 1e-3 * box[3]), box[3], GRID)
-    m, s = (a.ravel() for a in np.meshgrid(mean, std))
+) -> Surface | None:
+    """The law's prediction over the feasible part of a box (mean low, mean high, std low, std high); None if empty."""
+    mesh = feasible_mesh(landscape, scale, box)
+    if mesh is None:
+        return None
+    m, s = (a.ravel() for a in mesh)
     subsets, exists = tilted_compositions(landscape, scale, m, s, tokens, law.bins or landscape["bins"], n_params)
     with np.errstate(all="ignore"):
         loss = np.asarray(law.predict(subsets), dtype=float)
-    keep = exists & is_feasible(landscape, scale, m, s) & np.isfinite(loss)
-    return Surface(scale, tokens, mean, std, np.where(keep, loss, np.nan).reshape(GRID, GRID))
+    loss = np.where(exists & np.isfinite(loss), loss, np.nan).reshape(mesh[0].shape)
+    return Surface(scale, tokens, *mesh, loss) if np.isfinite(loss).any() else None
 
 
-def is_feasible(landscape: Facts, scale: str, mean: Floats, std: Floats) -> NDArray[np.bool_]:
-    """Whether some subset of the budget's size has these moments [G]: the set is convex in (mean, mean square)."""
-    from matplotlib.path import Path as Polygon
+def feasible_mesh(
+    landscape: Facts, scale: str, box: tuple[float, float, float, float]
+) -> tuple[Floats, Floats] | None:
+    """(mean, std) [GRID, GRID] filling the feasible set within a box; None where they do not meet.
 
+    The set is convex in (mean, mean square): a line of equal mean enters and leaves its boundary once.
+    """
     ring = np.asarray(landscape["feasible"][scale])
-    centre, width = landscape["scale"][scale]["mean"], landscape["scale"][scale]["std"] or 1.0
-
-    def convex(m: Floats, s: Floats) -> Floats:
-        z = (m - centre) / width
-        return np.stack([z, (s / width) ** 2 + z**2], axis=-1)
-
-    return Polygon(convex(ring[:, 0], ring[:, 1])).contains_points(convex(np.asarray(mean), np.asarray(std)))
+    x, y = ring[:, 0], ring[:, 0] ** 2 + ring[:, 1] ** 2
+    margin = 1e-4 * (x.max() - x.min())
+    low, high = max(box[0], x.min() + margin), min(box[1], x.max() - margin)
+    if not low < high:
+        return None
+    mean = np.linspace(low, high, GRID)
+    before, after = x[:-1, None] - mean, x[1:, None] - mean
+    crosses = before * after <= 0
+    share = np.divide(before, before - after, out=np.zeros_like(before), where=before != after)
+    square = np.where(crosses, y[:-1, None] + share * (y[1:] - y[:-1])[:, None], np.nan)
+    ends = [np.sqrt(np.maximum(f(square, axis=0) - mean**2, 0)) for f in (np.nanmin, np.nanmax)]
+    bottom, top = (np.clip(e, box[2], box[3]) for e in ends)
+    kept = top - bottom > 1e-6 * (box[3] - box[2])
+    if kept.sum() < 2:
+        return None
+    steps = np.linspace(0, 1, GRID)[:, None]
+    std = bottom[kept] * (1 - steps) + top[kept] * steps
+    return np.broadcast_to(mean[kept], std.shape), np.maximum(std, 1e-6)
 
 
 def hull(mean: Floats, std: Floats, per_edge: int = 8) -> Floats:

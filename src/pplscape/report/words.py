@@ -8,6 +8,8 @@ from typing import Any
 
 NOTHING = "–"
 NATS = "nats/token"
+GLUE = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit."""
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _CONTROL = {c: "\N{REPLACEMENT CHARACTER}" for c in (*range(9), 11, 12, *range(14, 32), 127)}
 
@@ -32,20 +34,20 @@ def significant(value: float | None, digits: int = 3) -> str:
     return number(value, min(decimals, 8))
 
 
-def tokens(value: float | None, unit: bool = True) -> str:
-    """`1.25 M tokens`: three significant digits."""
+def tokens(value: float | None, unit: bool = True, digits: int = 3) -> str:
+    """`1.25 M tokens`."""
     if value is None or not math.isfinite(value):
         return NOTHING
     word = " tokens" if unit else ""
     for size, name in _UNITS:
         if abs(value) >= size * 0.9995:
-            return f"{significant(value / size)} {name}{word}"
+            return f"{significant(value / size, digits)}{GLUE}{name}{word}"
     return f"{significant(value) if value % 1 else number(value, 0)}{word}"
 
 
 def percent(value: float | None, digits: int = 0) -> str:
     """A share as a percentage."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{number(100 * value, digits)} %"
+    return NOTHING if value is None or not math.isfinite(value) else f"{number(100 * value, digits)}{GLUE}%"
 
 
 def interval(low: float | None, high: float | None, digits: int = 3, sign: bool = False) -> str:
@@ -73,10 +75,10 @@ def seconds(value: float | None) -> str:
         return NOTHING
     if value < 1:
         return "under 1 s"
-    for size, unit, digits in ((86400, "days", 1), (3600, "h", 1), (120, "min", 0)):
-        if value >= size:
-            return f"{number(value / min(size, 86400 if unit == 'days' else 3600 if unit == 'h' else 60), digits)} {unit}"
-    return f"{number(value, 0)} s"
+    for least, size, unit, digits in ((2 * 86400, 86400, "days", 1), (3600, 3600, "h", 1), (120, 60, "min", 0)):
+        if value >= least:
+            return f"{number(value / size, digits)}{GLUE}{unit}"
+    return f"{number(value, 0)}{GLUE}s"
 
 
 def plural(count: int, noun: str) -> str:

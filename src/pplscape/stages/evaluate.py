@@ -10,7 +10,6 @@ from typing import Any
 from pplscape.engines import load_engine
 from pplscape.engines.base import Engine
 from pplscape.manifest import MANIFEST, StageFolder, fingerprint_input, read_manifest
-from pplscape.stages.score import check_tokenizer
 from pplscape.text.prepared import Prepared
 from pplscape.training.texts import HeldOut, heldout_from_files, heldout_of
 
@@ -54,7 +53,7 @@ def _arm(model: Path) -> dict[str, Any]:
 def _heldout(path: Path, engine: Engine, chunk_tokens: int) -> HeldOut:
     if (path / MANIFEST).exists():
         corpus = Prepared(path)
-        check_tokenizer(corpus, engine)
+        corpus.check_tokenizer(engine.facts.tokenizer, engine.facts.model)
         return heldout_of(corpus, "test", engine)
     return heldout_from_files([str(path)], engine, chunk_tokens)
 

@@ -180,6 +180,7 @@ def describe(pool: ScoredPool, budget: int, n_bins: int) -> dict[str, Any]:
         "bytes_per_token": n_bytes / tokens,
         "scale": scales,
         "winsor": {scale: facts["winsor"] for scale, facts in scales.items()},
+        "n_sources": len(pool.sources),
         "by_source": by_source(pool),
         "histogram": histogram(pool),
         "bins": {**_bins_json(bins), "by_bin": by_bin(pool, bins)},

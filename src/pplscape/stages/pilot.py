@@ -17,7 +17,7 @@ from pplscape.engines.base import Learner
 from pplscape.landscape import Bins, moments, on_scale
 from pplscape.manifest import StageFolder, fingerprint_input
 from pplscape.progress import Progress
-from pplscape.stages.score import check_tokenizer, read_facts
+from pplscape.stages.score import read_facts
 from pplscape.text.prepared import Prepared
 from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, Replay, Report, train_constant, train_cooldown
@@ -59,7 +59,7 @@ class Bench:
     def __init__(
         self, plan: dict[str, Any], learner: Learner, scores: Path, corpus: Prepared, general: Sequence[str] | None
     ):
-        check_tokenizer(corpus, learner)
+        corpus.check_tokenizer(learner.facts.tokenizer, learner.facts.model)
         self.plan, self.learner, self.corpus = plan, learner, corpus
         self.recipe = Recipe(**plan["recipe"])
         self.pool = Pool.read(scores)

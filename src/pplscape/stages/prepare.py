@@ -6,6 +6,7 @@ Two passes. `text.ingest` reads, chunks and hashes each document once and spools
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -18,11 +19,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pplscape.errors import UserError
-from pplscape.manifest import StageFolder
+from pplscape.manifest import StageFolder, fingerprint
 from pplscape.text.chunk import Chunker
 from pplscape.text.clean import NearDuplicates, Overlap, hash_words, shingles, signatures
 from pplscape.text.ingest import Ids, Index, ingest, read_index, read_part
-from pplscape.text.inputs import content_keys, form_of, names_of, resolve_inputs, size_of
+from pplscape.text.inputs import content_keys, form_of, name_of, resolve_inputs, size_of
 from pplscape.text.read import Columns, Document, Rejected, read_documents
 from pplscape.text.sift import Keep, Sieve, kept_of_a_kind, positions
 from pplscape.text.split import POOL, SPLITS, assign, halves, token_target, uniform
@@ -32,6 +33,7 @@ from pplscape.text.write import RejectedWriter, SplitWriter
 VERSION = 1
 HELDOUT_CAP = 100_000
 """Tokens of valid and of test when they are given as shares."""
+USED = "spool.used"
 COMPRESSION_RATIO, BYTES_PER_TOKEN = 3.0, 4.0
 """Rough figures for the dry run."""
 
@@ -86,7 +88,7 @@ def prepare(
         "overlap_share": overlap_share,
         "limit": limit,
         "limit_tokens": limit_tokens,
-        "order": {"inputs": names_of(paths)[:100], "heldout": names_of(heldout_paths)[:100]},
+        "order": fingerprint([[name_of(p) for p in given] for given in (paths, heldout_paths, eval_paths)]),
     }
     _check(config)
     chunker = Chunker(tokenizer, chunk_tokens, min_tokens)
@@ -130,7 +132,8 @@ def survey(paths: Sequence[str]) -> dict[str, Any]:
 
 
 def describe(found: dict[str, Any]) -> str:
-    return f"prepare would read {found['files']} files, {found['bytes'] / 1e6:.1f} MB, about {found['tokens'] / 1e6:.1f} M tokens"
+    megabytes, millions = found["bytes"] / 1e6, found["tokens"] / 1e6
+    return f"prepare would read {found['files']} files, {megabytes:.1f} MB, about {millions:.1f} M tokens"
 
 
 class _Run:
@@ -142,6 +145,7 @@ class _Run:
         self.writers = [SplitWriter(folder, name) for name in SPLITS]
 
     def all(self, paths: list[str], heldout_paths: list[str], eval_paths: list[str], model: str) -> None:
+        shutil.rmtree(self.folder.path / USED, ignore_errors=True)
         ids = Ids()
         given = ingest(self.folder, "heldout", read_documents(heldout_paths, self.columns), self.chunker, ids=ids)
         corpus = ingest(
@@ -211,7 +215,8 @@ class _Run:
         for writer in self.writers:
             writer.flush()
         self.rejected.flush()
-        shutil.rmtree(self.folder.path / "spool")
+        os.replace(self.folder.path / "spool", self.folder.path / USED)  # never half a spool, whenever we are killed
+        shutil.rmtree(self.folder.path / USED)
         self.folder.finish(self._counts(model, n_eval))
 
     def _counts(self, model: str, n_eval: int) -> dict[str, Any]:

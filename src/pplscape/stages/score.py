@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from pplscape import schema
 from pplscape.engines import load_engine
 from pplscape.engines.base import Engine
-from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, read_manifest
 from pplscape.progress import Progress
 from pplscape.text.prepared import Prepared
@@ -32,7 +31,7 @@ def score(
     corpus = Prepared(Path(prepared))
     options = {} if engine == "fake" else {"revision": revision, "dtype": dtype, "bos": bos}
     scorer = load_engine(engine, model, **options)
-    check_tokenizer(corpus, scorer)
+    corpus.check_tokenizer(scorer.facts.tokenizer, scorer.facts.model)
     config = {**scorer.facts.as_dict(), "split": split, "batch_tokens": getattr(scorer, "batch_tokens", None)}
     with StageFolder(
         Path(out), stage="score", version=VERSION, config=config, inputs={"prepared": Path(prepared)}, overwrite=overwrite
@@ -42,16 +41,6 @@ def score(
             facts = {**scorer.facts.as_dict(), "chunk_tokens": corpus.manifest["config"]["chunk_tokens"]}
             folder.finish({**counts, "facts": facts})
     return Path(out)
-
-
-def check_tokenizer(corpus: Prepared, engine: Engine) -> None:
-    """UserError unless the corpus was cut into chunks with this engine's tokenizer."""
-    cut_with = corpus.manifest["counts"]["facts"]["tokenizer"]
-    if cut_with != engine.facts.tokenizer:
-        raise UserError(
-            f"The corpus was cut with tokenizer {cut_with}, but {engine.facts.model} has {engine.facts.tokenizer}; "
-            f"run `pplscape prepare` again with --model {engine.facts.model}."
-        )
 
 
 def _score_parts(corpus: Prepared, split: str, engine: Engine, folder: StageFolder) -> dict[str, Any]:

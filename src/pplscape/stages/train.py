@@ -18,7 +18,6 @@ from pplscape.engines.base import Ids, Learner
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, fingerprint_input, read_manifest
 from pplscape.progress import Progress
-from pplscape.stages.score import check_tokenizer
 from pplscape.text.prepared import Prepared
 from pplscape.training.loop import Replay, train_run
 from pplscape.training.schedule import Recipe
@@ -78,7 +77,7 @@ def _training_chunks(subset: Path, corpus: Path | str | None, engine: Learner, c
     if corpus is None:
         raise UserError(f"{subset} is a selection without text; pass the prepared folder with --corpus.")
     prepared = Prepared(Path(corpus))
-    check_tokenizer(prepared, engine)
+    prepared.check_tokenizer(engine.facts.tokenizer, engine.facts.model)
     selected = pa.concat_tables([pq.read_table(p) for p in sorted((subset / "selected").glob("part-*.parquet"))])
     order = uniforms(ORDER_STREAM + seed, selected["doc_id"].to_pylist(), np.asarray(selected["chunk_index"]))
     return chunk_ids(prepared, selected.take(pa.array(with_repeats(selected, order))), engine)

@@ -5,20 +5,28 @@ characters and between pre-tokens (words), so that cutting hardly changes how th
 than half a chunk is cut inside. Each chunk's `length` is the count of `encode(text[char_start:char_end])` without
 special tokens, which is what is scored and trained on.
 
-Long documents are encoded in pieces: a piece gives all its full chunks, and the next piece begins where the last of
+Where the counts of words add up (`words`), nothing is encoded twice, or even once. Otherwise each chunk is counted
+again, and shortened until it is within the limit.
+
+Long documents are worked on in pieces: a piece gives all its full chunks, and the next piece begins where the last of
 them ended, so that time and memory stay linear and no boundary is forced by a piece.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pplscape.errors import UserError
+from pplscape.text.words import WordCounter, Words
 
 PIECE_CHARS_PER_TOKEN = 64
 """Characters encoded at a time, per token of a chunk: about a dozen chunks of English."""
+WORDS_PIECE_CHARS = 1_000_000
+"""Characters split into words at a time: bounds the memory of the list of words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +42,21 @@ class Chunk:
 
 @dataclass(slots=True)
 class _Progress:
-    """A document on its way: all before `start` is cut; the next piece has `piece` characters; aim `slack` tokens lower."""
+    """A document on its way: all before `start` is cut, the next piece has `piece` characters, aimed `slack` lower."""
 
     text: str
     piece: int
     start: int = 0
     slack: int = 0
-    chunks: list[Chunk] | None = None
+    chunks: list[Chunk] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
         return self.start >= len(self.text)
 
     def add(self, end: int, length: int) -> None:
-        assert self.chunks is not None
-        n_bytes = len(self.text[self.start : end].encode())
+        text = self.text[self.start : end]
+        n_bytes = len(text) if text.isascii() else len(text.encode())
         self.chunks.append(Chunk(len(self.chunks), self.start, end, length, n_bytes))
         self.start = end
 
@@ -66,16 +74,53 @@ class Chunker:
             )
         self.tokenizer, self.chunk_tokens, self.min_tokens = tokenizer, chunk_tokens, min_tokens
         self._backend = tokenizer.backend_tokenizer
+        self._words = WordCounter.of(tokenizer)
 
     def cut(self, texts: Sequence[str]) -> list[list[Chunk]]:
         """For each text, chunks that tile it; short ones are not left out."""
         piece = PIECE_CHARS_PER_TOKEN * self.chunk_tokens
-        work = [_Progress(text, piece, chunks=[]) for text in texts]
-        active = [w for w in work if not w.done]
+        work = [_Progress(text, piece) for text in texts]
+        active = [w for w in work if not w.done and not self._cut_by_words(w)]
         while active:
             self._advance(active)
             active = [w for w in active if not w.done]
-        return [w.chunks or [] for w in work]
+        return [w.chunks for w in work]
+
+    def _cut_by_words(self, w: _Progress) -> bool:
+        """Cut a document at its words, without encoding it. False, and nothing done, if that cannot be."""
+        if self._words is None:
+            return False
+        cut = _Progress(w.text, WORDS_PIECE_CHARS)
+        while not cut.done:
+            piece = w.text[cut.start : cut.start + cut.piece]
+            words = self._words.split(piece)
+            if words is None:
+                return False
+            found = self._word_ends(words, last=cut.start + len(piece) >= len(w.text))
+            if found is None:
+                return False
+            first = 0
+            for stop, length in found:
+                cut.add(cut.start + words.chars(first, stop), length)
+                first = stop
+            if not found:
+                cut.piece *= 2
+        w.start, w.chunks = cut.start, cut.chunks
+        return True
+
+    def _word_ends(self, words: Words, last: bool) -> list[tuple[int, int]] | None:
+        """(word after it, length) of the chunks of a piece; None if a word of half a chunk would have to be cut."""
+        found: list[tuple[int, int]] = []
+        tokens = words.tokens
+        done, total = 0, int(tokens[-1])
+        while total - done > self.chunk_tokens:
+            word = int(np.searchsorted(tokens, done + self.chunk_tokens, side="right")) - 1
+            length = int(tokens[word]) - done if word >= 0 else 0
+            if length <= self.chunk_tokens - self.chunk_tokens // 2:
+                return None
+            found.append((word + 1, length))
+            done += length
+        return [*found, (len(tokens), total - done)] if last else found
 
     def _advance(self, active: list[_Progress]) -> None:
         """Encode one piece of every document and take the chunks it gives."""
@@ -145,7 +190,7 @@ def _spans(ends: list[int]) -> list[tuple[int, int]]:
 
 
 def _cut(encoding: Any, words: list[Any], text: str, first: int, char: int, limit: int) -> tuple[int, int] | None:
-    """(token, character) of the last good boundary after `first` and up to token `limit`, text before `char` being gone.
+    """(token, character) of the last good boundary after token `first` and character `char`, up to token `limit`.
 
     Good, in this order: between two pre-tokens, in the upper half; before white space, in the upper half; between
     two characters. None if there is no boundary between characters.

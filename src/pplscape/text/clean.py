@@ -18,8 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
-WORD_TOKENS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
-"""Letters, digits and underscores; scripts written without spaces count each character as a word."""
+_CHARACTERS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_NO_SPACES = re.compile(f"[{_CHARACTERS}]")
+_WORDS_OF_ANY_SCRIPT = re.compile(rf"[{_CHARACTERS}]|[^\W{_CHARACTERS}]+")
+"""Letters, digits and underscores; Chinese, Japanese and Korean characters count as a word each."""
+_WORDS_WITH_SPACES = re.compile(r"\w+")
+_ASCII_WORDS = re.compile(r"\w+", re.ASCII)
 SHINGLE, GRAM = 5, 13
 """Words of a MinHash shingle, and of an overlap sequence."""
 PERMUTATIONS, BANDS, ROWS = 128, 21, 6
@@ -44,7 +48,10 @@ _WORDS = _WordHashes()
 
 def hash_words(text: str) -> NDArray[np.uint32]:
     """One hash per word of the lower-cased text."""
-    words = WORD_TOKENS.findall(text.lower())
+    pattern = (
+        _ASCII_WORDS if text.isascii() else _WORDS_OF_ANY_SCRIPT if _NO_SPACES.search(text) else _WORDS_WITH_SPACES
+    )
+    words = pattern.findall(text.lower())
     return np.fromiter(map(_WORDS.__getitem__, words), np.uint32, len(words))
 
 
@@ -69,10 +76,10 @@ def sequences(words: NDArray[np.uint32], n: int) -> Hashes:
 
 
 def shingles(words: NDArray[np.uint32], text: str) -> Hashes:
-    """The distinct shingles of a document; a document of fewer words than a shingle is one shingle, its text."""
+    """The shingles of a document, with repeats; a document of fewer words than a shingle is one shingle, its text."""
     found = sequences(words, SHINGLE)
     if len(found):
-        return np.unique(found)
+        return found
     whole = hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=8).digest()
     return np.array([int.from_bytes(whole, "big")], np.uint64)
 
@@ -131,6 +138,8 @@ class NearDuplicates:
 class Overlap:
     """Which share of a document's 13-word sequences occurs in protected text."""
 
+    _FILTER_BITS = 22
+
     def __init__(self, protected: Sequence[NDArray[np.uint32]]):
         """`protected`: words of each protected document; those of fewer than 13 words protect nothing."""
         grams = [np.unique(sequences(words, GRAM)) for words in protected]
@@ -139,17 +148,24 @@ class Overlap:
         self._grams, first = np.unique(flat, return_index=True)
         self._owner = owner[first]
         self._sizes = np.array([max(1, len(g)) for g in grams], np.float64)
+        # Few sequences are protected: a table of their low bits spares the search for nearly all others.
+        self._filter = np.zeros(1 << self._FILTER_BITS, np.bool_)
+        self._filter[self._low(self._grams)] = True
+
+    def _low(self, grams: Hashes) -> NDArray[np.intp]:
+        return (grams & np.uint64((1 << self._FILTER_BITS) - 1)).astype(np.intp)
 
     def shares(self, words: NDArray[np.uint32]) -> tuple[float, float]:
         """(share of the document's sequences that are protected, largest share of one protected document it holds)."""
-        found = np.unique(sequences(words, GRAM))
-        if not len(found) or not len(self._grams):
+        found = sequences(words, GRAM)
+        maybe = found[self._filter[self._low(found)]]
+        if not len(maybe):
             return 0.0, 0.0
-        at = np.minimum(np.searchsorted(self._grams, found), len(self._grams) - 1)
-        hit = at[self._grams[at] == found]
+        at = np.minimum(np.searchsorted(self._grams, maybe), len(self._grams) - 1)
+        hit = at[self._grams[at] == maybe]
         if not len(hit):
             return 0.0, 0.0
-        held = np.bincount(self._owner[hit], minlength=len(self._sizes)) / self._sizes
+        held = np.bincount(self._owner[np.unique(hit)], minlength=len(self._sizes)) / self._sizes
         return len(hit) / len(found), float(held.max())
 
 

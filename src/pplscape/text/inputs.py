@@ -11,11 +11,12 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from pplscape.errors import UserError
 from pplscape.manifest import fingerprint, sha256_file
@@ -25,8 +26,12 @@ ROOT = "/./"
 Kind = Literal["jsonl", "parquet", "text", "hf"]
 JSONL_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 TEXT_SUFFIXES = frozenset(
-    ".txt .text .md .markdown .rst .tex .org .adoc .html .htm .py .pyi .pyx .c .h .cc .cpp .hpp .cu .rs .go .java .kt "
-    ".scala .js .jsx .ts .tsx .rb .php .pl .r .jl .lua .sh .sql .swift .hs .ml .lean".split()
+    f".{suffix}"
+    for suffix in (
+        *("txt", "text", "md", "markdown", "rst", "tex", "org", "adoc", "html", "htm", "py", "pyi", "pyx", "c", "h"),
+        *("cc", "cpp", "hpp", "cu", "rs", "go", "java", "kt", "scala", "js", "jsx", "ts", "tsx", "rb", "php", "pl"),
+        *("r", "jl", "lua", "sh", "sql", "swift", "hs", "ml", "lean"),
+    )
 )
 COMPRESSIONS = frozenset({".gz", ".zst"})
 
@@ -102,8 +107,8 @@ def open_input(path: str) -> BinaryIO:
     """The raw bytes of a local file or a URL. UserError if it cannot be opened."""
     try:
         if not is_url(path):
-            return open(path, "rb")
-        fs, inner = filesystem(path)
+            return open(location(path), "rb")
+        fs, inner = filesystem(location(path))
         return fs.open(inner, "rb")  # type: ignore[no-any-return]
     except FileNotFoundError:
         raise _missing(path) from None
@@ -111,8 +116,20 @@ def open_input(path: str) -> BinaryIO:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
 
 
+def location(path: str) -> str:
+    """The path without the mark of its root: what a file system understands."""
+    return path.replace(ROOT, "/")
+
+
+def name_of(path: str) -> str:
+    """The machine-independent name of a resolved input."""
+    if is_dataset(path):
+        return path.removeprefix("hf:").replace("?", "/")
+    return path.rsplit(ROOT, 1)[1] if ROOT in path else PurePosixPath(path).name
+
+
 def resolve_inputs(patterns: Sequence[str]) -> list[str]:
-    """The files that patterns mean: in the given order, sorted within a folder or glob, no file twice.
+    """The files that patterns mean: in the given order, sorted within a folder or glob, no file twice, names distinct.
 
     Folders are searched recursively for known suffixes; hidden files and `__pycache__` are left out.
     UserError if a pattern matches nothing (with the names that come nearest), or a file's format is unknown.
@@ -123,10 +140,43 @@ def resolve_inputs(patterns: Sequence[str]) -> list[str]:
     for pattern in map(str, patterns):
         for path in _resolve(pattern):
             form_of(path)
-            paths.setdefault(path if is_url(path) or is_dataset(path) else os.path.realpath(path), path)
+            paths.setdefault(path if is_url(path) or is_dataset(path) else os.path.abspath(path), path)
     if not paths:
         raise UserError("No input was given: name a file, a folder, a glob or a URL.")
-    return list(paths.values())
+    return _distinct(_with_common_root(list(paths.values())))
+
+
+def _with_common_root(paths: list[str]) -> list[str]:
+    """Mark the folder that all files without a marked root share as their root."""
+    plain = [p for p in paths if ROOT not in p and not is_url(p) and not is_dataset(p)]
+    if not plain:
+        return paths
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in plain])
+    marked = {p: _marked(p, os.path.relpath(os.path.abspath(p), common)) for p in plain}
+    return [marked.get(p, p) for p in paths]
+
+
+def _marked(path: str, name: str) -> str:
+    root = path.removesuffix(name) if path.endswith(name) else os.path.abspath(path).removesuffix(name)
+    return f"{root.rstrip('/') or ('/.' if root.startswith('/') else '.')}{ROOT}{name}"
+
+
+def _distinct(paths: list[str]) -> list[str]:
+    """Where two names are equal, move both roots up until they differ."""
+    for _ in range(64):
+        counts = Counter(map(name_of, paths))
+        if max(counts.values()) == 1:
+            return paths
+        paths = [_root_up(p) if counts[name_of(p)] > 1 else p for p in paths]
+    raise UserError(f"Two inputs have the same name: {counts.most_common(1)[0][0]}. Rename one or leave one out.")
+
+
+def _root_up(path: str) -> str:
+    root, name = path.rsplit(ROOT, 1) if ROOT in path else path.rsplit("/", 1)
+    head, _, tail = root.rpartition("/")
+    if tail in ("", ".", "..") or head.endswith(":/"):
+        head, _, tail = os.path.abspath(root).rpartition("/") if not is_url(path) else (head, "", tail)
+    return f"{head}{ROOT}{tail}/{name}"
 
 
 def _resolve(pattern: str) -> list[str]:
@@ -208,31 +258,9 @@ def _missing(path: str) -> UserError:
     return UserError(f"No such file: {path}{listed}.")
 
 
-def names_of(paths: Sequence[str]) -> list[str]:
-    """The machine-independent name of each input; equal names get the number of their input as a prefix."""
-    plain = [os.path.abspath(p) for p in paths if ROOT not in p and not is_url(p) and not is_dataset(p)]
-    common = os.path.commonpath([os.path.dirname(p) for p in plain]) if plain else ""
-    names = [_name(p, common) for p in paths]
-    return [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)] if _repeats(names) else names
-
-
-def _repeats(names: list[str]) -> bool:
-    return len(set(names)) < len(names)
-
-
-def _name(path: str, common: str) -> str:
-    if is_dataset(path):
-        return path.removeprefix("hf:").replace("?", "/")
-    if ROOT in path:
-        return path.rsplit(ROOT, 1)[1]
-    if is_url(path):
-        return PurePosixPath(urlsplit(path).path).name or PurePosixPath(path).name
-    return os.path.relpath(os.path.abspath(path), common).replace(os.sep, "/")
-
-
-def source_of(path: str, name: str) -> str:
+def source_of(path: str) -> str:
     """The file's name without suffixes; for a text file in a folder, the topmost folder of its name."""
-    form = form_of(path)
+    form, name = form_of(path), name_of(path)
     return name.split("/")[0] if form.kind == "text" and "/" in name else form.stem
 
 
@@ -241,7 +269,7 @@ def content_keys(paths: Sequence[str]) -> dict[str, str]:
 
     More than 100 inputs are summed up in one key, so that manifests stay readable.
     """
-    keys = {name: _content_key(path) for name, path in zip(names_of(paths), paths, strict=True)}
+    keys = {name_of(path): _content_key(path) for path in paths}
     return keys if len(keys) <= 100 else {f"{len(keys)} files": fingerprint(keys)}
 
 
@@ -250,10 +278,10 @@ def _content_key(path: str) -> str:
         return path
     if not is_url(path):
         try:
-            return sha256_file(Path(path))
+            return sha256_file(Path(location(path)))
         except OSError as error:
             raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
-    fs, inner = filesystem(path)
+    fs, inner = filesystem(location(path))
     info = fs.info(inner)
     tag = next((info[k] for k in ("ETag", "etag", "md5Hash", "sha256", "created", "mtime") if info.get(k)), "")
     return f"{tag}:{info.get('size')}"
@@ -264,6 +292,6 @@ def size_of(path: str) -> int:
     if is_dataset(path):
         return 0
     if not is_url(path):
-        return os.path.getsize(path)
-    fs, inner = filesystem(path)
+        return os.path.getsize(location(path))
+    fs, inner = filesystem(location(path))
     return int(fs.info(inner).get("size") or 0)

@@ -103,7 +103,9 @@ class Prepared:
         at = {d: i for i, d in enumerate(documents["doc_id"].to_pylist())}
         texts: dict[str, str] = {}
         sliced = []
-        for doc_id, start, end in zip(*(chunks[c].to_pylist() for c in ("doc_id", "char_start", "char_end")), strict=True):
+        for doc_id, start, end in zip(
+            *(chunks[c].to_pylist() for c in ("doc_id", "char_start", "char_end")), strict=True
+        ):
             if doc_id not in texts:
                 texts = {doc_id: documents["text"][at[doc_id]].as_py()}  # chunks of a document stand together
             sliced.append(texts[doc_id][start:end])

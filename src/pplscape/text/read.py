@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from pplscape.errors import UserError
-from pplscape.text.inputs import dataset_query, form_of, names_of, open_input, resolve_inputs, source_of
+from pplscape.text.inputs import dataset_query, form_of, name_of, open_input, resolve_inputs, source_of
 
 __all__ = ["Columns", "Document", "Rejected", "get_path", "read_documents", "read_lines", "resolve_inputs"]
 
@@ -48,7 +48,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A document or (with `chunk_index`) a chunk that is left out, and why. `length` is in tokens, 0 if not tokenised."""
+    """A document or (with `chunk_index`) a chunk that is left out, and why; `length` in tokens, 0 if not tokenised."""
 
     doc_id: str | None
     path: str
@@ -78,12 +78,12 @@ class _StreamError(Exception):
 def read_documents(paths: Sequence[str], columns: Columns = Columns()) -> Iterator[Document | Rejected]:
     """Documents and rejected rows of resolved inputs (see `resolve_inputs`), in input order.
 
-    A row without an id gets `name/row` (text files: `name`), with `name` as in `inputs.names_of`.
+    A row without an id gets `name/row` (text files: `name`), with `name` as in `inputs.name_of`.
     UserError: a file that cannot be opened, or that has no text column (lists the columns there are).
     """
-    for path, name in zip(paths, names_of(paths), strict=True):
-        form, source = form_of(path), source_of(path, name)
-        if form.kind == "text":
+    for path in paths:
+        name, source = name_of(path), source_of(path)
+        if form_of(path).kind == "text":
             yield _from_text_file(path, name, source)
         else:
             yield from _from_rows(path, name, source, columns)
@@ -180,7 +180,9 @@ def _keys(row: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def no_column(path: str, column: str, keys: Sequence[str] | Mapping[str, Any]) -> UserError:
     listed = ", ".join(list(keys)[:20]) or "none"
-    return UserError(f"{path} has no column {column!r}. Available columns: {listed}. Name the right one as text column.")
+    return UserError(
+        f"{path} has no column {column!r}. Available columns: {listed}. Name the right one as text column."
+    )
 
 
 def decode(raw: bytes) -> str | Broken:
@@ -195,7 +197,7 @@ def _rows(path: str, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] 
     kind = form_of(path).kind
     if kind == "jsonl":
         return _json_rows(path)
-    return _parquet_rows(path, columns) if kind == "parquet" else _dataset_rows(path)
+    return _parquet_rows(path, columns) if kind == "parquet" else dataset_rows(path)
 
 
 def _json_rows(path: str) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
@@ -338,7 +340,7 @@ def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | Broken]:
             yield Broken("invalid_utf8", f"byte {error.start}: {error.reason}")
 
 
-def _dataset_rows(path: str) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
+def dataset_rows(path: str) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
     try:
         import datasets
     except ImportError:

@@ -48,6 +48,9 @@ class Sieve:
     heldout: Overlap = field(default_factory=lambda: Overlap([]))
     eval: Overlap = field(default_factory=lambda: Overlap([]))
     _kind: Counter[int] = field(default_factory=Counter)
+    """Near-duplicates that stayed, by the first of their kind."""
+    _repeats: set[int] = field(default_factory=set)
+    """These documents themselves: later ones are compared with the first of the kind only."""
     _chunk_keys: set[int] = field(default_factory=set)
 
     def protect_eval(self) -> None:
@@ -71,10 +74,9 @@ class Sieve:
                 rejected.append(_piece(spooled, chunk, *why))
         if not kept:
             return [], [_whole(spooled, "duplicate_chunk", "every chunk repeats an earlier one")]
-        self.near.keep(i) if i not in self._kind_members else None
+        if i not in self._repeats:
+            self.near.keep(i)
         return kept, rejected
-
-    _kind_members: set[int] = field(default_factory=set)
 
     def _reason(self, i: int, spooled: SpooledDocument) -> tuple[str, str] | None:
         if self.split[i] == POOL:
@@ -83,7 +85,10 @@ class Sieve:
                 return "overlap_heldout", f"{share:.0%} of its 13-word sequences are in held-out text"
             share, held = self.eval.shares(spooled.words)
             if share >= self.overlap_share or held >= EVAL_CONTAINED:
-                return "overlap_eval", f"{share:.0%} of its 13-word sequences are in evaluation text, or {held:.0%} of one"
+                return (
+                    "overlap_eval",
+                    f"{share:.0%} of its 13-word sequences are in evaluation text, or {held:.0%} of one",
+                )
         return self._near_reason(i)
 
     def _near_reason(self, i: int) -> tuple[str, str] | None:
@@ -98,7 +103,7 @@ class Sieve:
         if 1 + self._kind[first] >= self.kept_of_a_kind:
             return "near_duplicate", detail
         self._kind[first] += 1
-        self._kind_members.add(i)
+        self._repeats.add(i)
         return None
 
     def _chunk_reason(self, chunk: Chunk, key: int) -> tuple[str, str] | None:

@@ -65,7 +65,7 @@ def _fill(split: NDArray[np.int8], order: NDArray[np.intp], tokens: NDArray[np.i
 
 
 def halves(hashes: Sequence[float], tokens: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Given held-out documents, split about evenly by tokens: valid is filled to half in hash order, the rest is test."""
+    """Split of given held-out documents: half of the tokens, in hash order, are valid, the rest is test."""
     if len(tokens) < 2:
         raise UserError("The held-out text has fewer than two documents: valid and test need one each.")
     order = np.lexsort((np.arange(len(tokens)), np.asarray(hashes)))

@@ -39,7 +39,8 @@ class Frame:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Frame:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return cls(**plain)
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,9 @@ class Form:
         raise NotImplementedError
 
     def basis(self, data: Data, frame: Frame) -> Floats:
-        """[p, p] linear map from well-conditioned steps to theta; a bounded parameter's row has only a positive diagonal."""
-        return np.eye(len(self.names(frame)))  # theta and params have the same length in most forms
+        """[p, p] linear map from well-conditioned steps to theta. A bounded parameter's row is 0 but for a positive
+        diagonal. Default: theta itself, as long as `names`."""
+        return np.eye(len(self.names(frame)))
 
     def penalty(self, frame: Frame) -> Penalty | None:
         """Shrinkage of theta, none by default."""

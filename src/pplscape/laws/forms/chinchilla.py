@@ -64,7 +64,7 @@ class Chinchilla(Form):
 
 
 def _non_negative(design: Floats, target: Floats, weight: Floats) -> Floats:
-    """Least squares with coefficients >= 0 for few columns, exactly, by trying all supports: [n, q], [B, n] -> [B, q]."""
+    """Least squares [n, q], [B, n] -> [B, q] with coefficients >= 0, exactly, by trying all supports of few columns."""
     q = design.shape[-1]
     best = np.zeros((len(target), q))
     best_error = np.full(len(target), np.inf)

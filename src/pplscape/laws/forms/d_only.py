@@ -1,4 +1,4 @@
-"""`d-only`: the number of tokens explains the loss, its composition nothing. The null every perplexity law must beat."""
+"""`d-only`: the number of tokens explains the loss, its composition nothing: the null a perplexity law must beat."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class DOnlyAnchored(Form):
         return box([0.0, -12.0, np.log(0.02)], [top, 12.0, np.log(5.0)], smallest)
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
+        assert frame.base_loss is not None
         floor, k, beta = theta[..., :1], np.exp(theta[..., 1:2]), np.exp(theta[..., 2:3])
         bracket = 1 + k * data["t"]
         gap = (frame.base_loss - floor) * bracket**-beta

@@ -11,7 +11,7 @@ from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, gap_floor_g
 from pplscape.runs import Compositions
 
 MAX_EXPONENT = 12.0
-"""exp of it, 160,000 nats, is far beyond any loss: keeps predictions finite outside the pilots."""
+"""exp of it, 160,000 nats, and exp of -2 x it are far beyond any loss gap: predictions stay finite and above 0."""
 
 
 class GapForm(Form):
@@ -39,7 +39,7 @@ class GapForm(Form):
 
     def basis(self, data: Data, frame: Frame) -> Floats:
         q = data["X"].shape[-1]
-        upper = np.linalg.qr(data["X"], mode="r")
+        upper: Floats = np.linalg.qr(data["X"], mode="r")  # type: ignore[assignment]
         upper = upper * np.where(np.diag(upper) < 0, -1.0, 1.0)[:, None]
         diagonal = np.diag(upper)
         upper[np.diag_indices(q)] = np.maximum(diagonal, 1e-9 * diagonal.max())
@@ -48,7 +48,7 @@ class GapForm(Form):
         return basis
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
-        gap = np.exp(np.minimum(theta[..., 1:] @ data["X"].T, MAX_EXPONENT))
+        gap = np.exp(np.clip(theta[..., 1:] @ data["X"].T, -2 * MAX_EXPONENT, MAX_EXPONENT))
         loss = theta[..., :1] + gap
         if not jacobian:
             return np.log(loss), None

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, gap_floor_grid, weighted_least_squares
+from pplscape.laws.forms.base import Data, Floats, Frame, box, gap_floor_grid, weighted_least_squares
 from pplscape.laws.forms.gap import MAX_EXPONENT
+from pplscape.laws.forms.plane import PlaneForm
 from pplscape.runs import Compositions
 
 
-class Quadratic(Form):
+class Quadratic(PlaneForm):
     """L = E + Dc D^-aD exp(-g), g = g_x x + g_y y - (q_xx x^2 + 2 q_xy x y + q_yy y^2) / 2, q positive semi-definite.
 
     x = mean log-perplexity (scale `ppl`: ln of the mean perplexity), y = ln s. The fit works on coordinates centred on
@@ -50,7 +51,7 @@ class Quadratic(Form):
         x, y, size = data["x"], data["y"], data["size"]
         first, second = theta[..., 4:5] * x + theta[..., 5:6] * y, theta[..., 6:7] * y
         bowl = theta[..., 2:3] * x + theta[..., 3:4] * y - 0.5 * (first**2 + second**2)
-        gap = np.exp(np.minimum(theta[..., 1:2] - theta[..., 7:8] * size - bowl, MAX_EXPONENT))
+        gap = np.exp(np.clip(theta[..., 1:2] - theta[..., 7:8] * size - bowl, -2 * MAX_EXPONENT, MAX_EXPONENT))
         loss = theta[..., :1] + gap
         if not jacobian:
             return np.log(loss), None
@@ -74,6 +75,21 @@ class Quadratic(Form):
         linear = weighted_least_squares(full[:, [0, 1, 2, 6]], np.log(gap) - bowl, effective)
         linear[..., -1] = np.clip(linear[..., -1], 0.0, 3.0)
         return np.concatenate([floor, linear[..., :3], lower, linear[..., 3:]], axis=-1)
+
+    def plane(self, logs: Floats) -> Floats:
+        return np.stack([np.exp(logs[..., 0]) if self.scale == "nll" else logs[..., 0], logs[..., 1]], axis=-1)
+
+    def logs(self, plane: Floats) -> Floats:
+        x = np.log(np.maximum(plane[..., 0], 1e-12)) if self.scale == "nll" else plane[..., 0]
+        return np.stack([x, plane[..., 1]], axis=-1)
+
+    def surface(self, params: Floats, points: Floats) -> tuple[Floats, Floats, Floats]:
+        x, y = points[..., 0], points[..., 1]
+        g_x, g_y, q_xx, q_xy, q_yy = params[:, 2:7].T[..., None]
+        value = g_x * x + g_y * y - 0.5 * (q_xx * x**2 + 2 * q_xy * x * y + q_yy * y**2)
+        gradient = np.stack([g_x - q_xx * x - q_xy * y, g_y - q_xy * x - q_yy * y], axis=-1)
+        curvature = -np.stack([np.stack([q_xx, q_xy], axis=-1), np.stack([q_xy, q_yy], axis=-1)], axis=-2)
+        return value, gradient, np.broadcast_to(curvature, (*value.shape, 2, 2))
 
     def params(self, theta: Floats, frame: Frame) -> Floats:
         floor, log_scale, g_x, g_y, l11, l21, l22, size = np.moveaxis(theta, -1, 0)

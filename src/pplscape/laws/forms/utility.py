@@ -3,8 +3,8 @@
     L(n) = E + (L0 - E) [1 + sum_b u_b w_b phi(n_b / w_b)]^-beta
     phi(z) = tau (1 - exp(-z / tau))   (saturating, default)      or      z^gamma, 0 < gamma <= 1   (power)
 
-n_b = tokens of bin b in units of the largest pilot, w_b = the bin's share of pool tokens. Repeats beyond one epoch count
-less (Muennighoff et al., arXiv 2305.16264): n_b -> U_b + U_b R (1 - exp(-(n_b/U_b - 1)/R)), U_b = unique tokens.
+n_b = tokens of bin b in units of the largest pilot, w_b = the bin's share of pool tokens. Repeats beyond one epoch
+count less (Muennighoff et al., arXiv 2305.16264): n_b -> U_b + U_b R (1 - exp(-(n_b/U_b - 1)/R)), U_b = unique tokens.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Utility(Form):
         return phi, phi - z * decay
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
+        assert frame.base_loss is not None
         floor, beta, k = theta[..., :1], np.exp(theta[..., 1:2]), np.exp(theta[..., 3:4])
         phi, by_shape = self._phi(theta[..., 2], data)
         worth = k * (1 + theta[..., 4:]) * data["share"]
@@ -116,7 +117,7 @@ class Utility(Form):
         return np.log(loss), derivative / loss[..., None]
 
     def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
-        """(E, beta, shape) on a grid; `((L-E)/(L0-E))^(-1/beta) - 1` is linear in u, solved with a ridge of spread 1."""
+        """(E, beta, shape) on a grid; `((L-E)/(L0-E))^(-1/beta) - 1`, linear in u, solved with a ridge of spread 1."""
         assert frame.base_loss is not None
         floor = np.minimum(gap_floor_grid(loss, weight, 5), 0.99 * frame.base_loss)
         shapes = np.log([0.3, 1.0, 3.0, 20.0]) if self.variant == "saturating" else np.array([0.25, 0.5, 0.75, 1.0])
@@ -130,6 +131,7 @@ class Utility(Form):
     def _linear_starts(
         self, data: Data, loss: Floats, weight: Floats, frame: Frame, floor: Floats, beta: float, shape: float
     ) -> Floats:
+        assert frame.base_loss is not None
         phi = self._phi(np.asarray(shape), data)[0] * data["share"]
         floor = floor[..., None]
         ratio = np.maximum((loss[:, None, :] - floor) / (frame.base_loss - floor), 1e-6)

@@ -1,0 +1,5 @@
+"""`python -m pplscape`."""
+
+from pplscape.cli import main
+
+main()

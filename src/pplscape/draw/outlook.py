@@ -1,0 +1,136 @@
+"""What a law expects of a selection: loss, gain over random, tokens saved, at this and other budgets.
+
+Everything is asked of the law in one call, and of the resamples in one call, so that gains are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pplscape.draw.describe import scaled, stack
+from pplscape.draw.gate import Verdict, judge
+from pplscape.landscape import Floats
+from pplscape.runs import Compositions
+
+LEVEL = 0.9
+REACH = 8.0
+"""Tokens saved are looked for between 1/REACH and REACH times the budget, and censored beyond."""
+Predict = Callable[[Compositions], Floats]
+Interval = Callable[[Compositions], tuple[Floats, Floats]]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """How losses (nats/token) are predicted for n compositions."""
+
+    predict: Predict
+    """[n]"""
+    interval: Interval
+    """(low [n], high [n]) at LEVEL"""
+    resampled: Predict | None
+    """[B, n] with the law chosen again in every resample; None without pilots."""
+    seeds: int
+    """Random-regime seeds among the pilots."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """`predicted`, `gate` and `budget_curve` of selection.json."""
+
+    predicted: dict[str, Any]
+    gate: Verdict
+    curve: list[dict[str, Any]]
+
+
+def budgets(budget: int, most: int, n: int = 9) -> list[int]:
+    """`n` budgets from D/8 to 2D, evenly spaced in the logarithm, at most `most` tokens."""
+    return sorted({int(b) for b in np.geomspace(max(budget / 8, 1), min(2 * budget, most), n)})
+
+
+def look(
+    oracle: Oracle,
+    selected: Compositions,
+    tokens: float,
+    pool: Compositions,
+    curve: Sequence[tuple[Compositions, float]],
+) -> Outlook:
+    """Outlook of one selection against random with `tokens` tokens (its own, or the budget it left unspent on purpose).
+
+    `pool`: the whole pool as one composition, of which a random draw is a share; beyond one epoch it repeats.
+    `curve`: the selection at other budgets, each with the tokens that random is given.
+    """
+    grid = tokens * np.geomspace(1 / REACH, REACH, 49)
+    whole = float(pool.tokens[0])
+    rows = [selected, scaled(pool, [tokens / whole, *(grid / whole)])]
+    for other, spent in curve:
+        rows += [other, scaled(pool, [spent / whole])]
+    asked = stack(rows)
+    loss, (low, high) = oracle.predict(asked), oracle.interval(asked)
+    draws = oracle.resampled(asked) if oracle.resampled else None
+    gain = None if draws is None else draws[:, 1] - draws[:, 0]
+
+    def at(i: int) -> dict[str, Any]:
+        return {"loss": number(loss[i]), "low": number(low[i]), "high": number(high[i])}
+
+    end = 2 + len(grid)
+    predicted = {
+        "selection": at(0),
+        "random": at(1),
+        "gain": {"mean": number(loss[1] - loss[0]), **_band(gain)},
+        "efficiency": efficiency(grid / tokens, loss[2:end], loss[0], draws),
+        "level": LEVEL,
+    }
+    points = [
+        {"tokens": int(spent), "selection": at(end + 2 * i), "random": at(end + 2 * i + 1)}
+        for i, (_, spent) in enumerate(curve)
+    ]
+    return Outlook(predicted, judge(gain, oracle.seeds), points)
+
+
+def efficiency(factors: Floats, random_loss: Floats, loss: float, draws: Floats | None) -> dict[str, Any]:
+    """How many times the tokens random needs for the selection's loss; `draws` [B, 2 + grid] as in `look`.
+
+    Censored (at `factors`' ends) when random does not reach the loss, or is better already, within the grid.
+    """
+    factor = crossing(factors, random_loss, loss)
+    found = {"factor": factor, "low": None, "high": None, "censored": _censored(factors, factor)}
+    if draws is not None:
+        each = [crossing(factors, d[2 : 2 + len(factors)], d[0]) for d in draws if np.all(np.isfinite(d))]
+        if each:
+            found["low"], found["high"] = (float(np.quantile(each, q)) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return found
+
+
+def crossing(factors: Floats, random_loss: Floats, loss: float) -> float:
+    """Where a falling curve [n] over `factors` [n] first reaches `loss`, interpolated in log factor; ends if never."""
+    falling = np.minimum.accumulate(random_loss)
+    below = np.flatnonzero(falling <= loss)
+    if not len(below):
+        return float(factors[-1])
+    i = int(below[0])
+    if i == 0:
+        return float(factors[0])
+    step = falling[i - 1] - falling[i]
+    part = (falling[i - 1] - loss) / step if step > 0 else 1.0
+    return float(factors[i - 1] * (factors[i] / factors[i - 1]) ** part)
+
+
+def number(value: float) -> float | None:
+    """A JSON number, or null when it is not finite."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _band(gain: Floats | None) -> dict[str, Any]:
+    good = None if gain is None else gain[np.isfinite(gain)]
+    if good is None or not len(good):
+        return {"low": None, "high": None}
+    low, high = np.quantile(good, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {"low": float(low), "high": float(high)}
+
+
+def _censored(factors: Floats, factor: float) -> str | None:
+    return "above" if factor >= factors[-1] else "below" if factor <= factors[0] else None

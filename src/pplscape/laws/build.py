@@ -1,0 +1,146 @@
+"""From runs to a complete law: choose, intervals, optimum, diagnostics, words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pplscape.laws.choose import Choice, Trial, choose
+from pplscape.laws.forms import Form
+from pplscape.laws.forms.base import Floats
+from pplscape.laws.forms.plane import PlaneForm
+from pplscape.laws.law import Law, law_of
+from pplscape.laws.optimum import arena_of, optimum
+from pplscape.laws.table import labels, seed_noise, size_classes
+from pplscape.laws.uncertainty import Uncertainty, uncertainty
+from pplscape.laws.words import verdict
+from pplscape.runs import RunTable
+
+LEVEL = 0.9
+
+
+def build(
+    runs: RunTable,
+    forms: Sequence[str | Form] | None = None,
+    *,
+    scale: str | None = None,
+    bootstrap: int = 500,
+    seed: int = 0,
+    feasible: Mapping[str, Sequence[Sequence[float]]] | None = None,
+) -> tuple[Law, Choice]:
+    """The chosen law with every other fitted form as an alternative; `feasible` maps a scale to (mean, std) points."""
+    choice = choose(runs, forms, scale or only_scale(runs))
+    rows = [choice_row(t) for t in choice.trials]
+    laws = {t.spec: _law(t, runs, bootstrap, seed, feasible) for t in choice.fitted}
+    law = laws.pop(choice.chosen)
+    others = sorted(laws.values(), key=lambda other: other.diagnostics["cv_mae"])
+    warnings = list(runs.meta.get("warnings", [])) + _warnings(law, choice)
+    law = replace(law, choice=rows, alternatives=others, warnings=warnings)
+    return replace(law, verdict=verdict(choice, law, runs)), choice
+
+
+def only_scale(runs: RunTable) -> str | None:
+    """The one scale the table has moments on; None if it has both or neither."""
+    there = [s for s in ("nll", "ppl") if has_moments(runs, s)]
+    return there[0] if len(there) == 1 else None
+
+
+def has_moments(runs: RunTable, scale: str) -> bool:
+    """Whether the table has mean and spread on `scale`."""
+    return getattr(runs, f"{scale}_mean") is not None and getattr(runs, f"{scale}_std") is not None
+
+
+def choice_row(trial: Trial) -> dict[str, Any]:
+    """One entry of law.json's `choice`."""
+    published = trial.form.name == "paper"
+    row = {"form": trial.spec, "skipped": trial.skipped, "warning": trial.warning, "published": published}
+    return row | (trial.scores or {})
+
+
+def _law(
+    trial: Trial, runs: RunTable, bootstrap: int, seed: int, feasible: Mapping[str, Sequence[Sequence[float]]] | None
+) -> Law:
+    assert trial.fit is not None
+    found = uncertainty(trial.fit, runs, bootstrap, seed) if bootstrap else None
+    law = law_of(trial.fit, runs, found, LEVEL)
+    place = _optimum(trial, runs, found, feasible)
+    return replace(law, diagnostics=diagnostics(trial, runs), optimum=place)
+
+
+def _optimum(
+    trial: Trial, runs: RunTable, found: Uncertainty | None, feasible: Mapping[str, Sequence[Sequence[float]]] | None
+) -> dict[str, Any]:
+    form, fit = trial.form, trial.fit
+    if not isinstance(form, PlaneForm) or fit is None:
+        return {"kind": "none"}
+    points = None if feasible is None else feasible.get(form.scale or "")
+    arena = arena_of(form, runs, None if points is None else np.asarray(points))
+    if arena is None:
+        return {"kind": "none", "reason": "the pilots lie on a line in (mean, spread): there is no area to search"}
+    draws = None if found is None else form.params(found.draws, fit.frame)
+    return optimum(form, np.array(list(fit.params.values())), fit.frame, arena, draws, LEVEL)
+
+
+def diagnostics(trial: Trial, runs: RunTable) -> dict[str, Any]:
+    """Scores and the design's numbers, always printed."""
+    classes = size_classes(runs.tokens)
+    log_loss = np.log(runs.loss)
+    within = sum(float(np.var(log_loss[classes == c]) * (classes == c).sum()) for c in range(int(classes.max()) + 1))
+    total = float(np.var(log_loss) * len(runs))
+    condition, vif = design_numbers(runs, trial.form.scale)
+    return {
+        **(trial.scores or {}),
+        "condition_number": condition,
+        "vif": vif,
+        "d_span": float(runs.tokens.max() / runs.tokens.min()),
+        "n_sizes": int(classes.max()) + 1,
+        "n_runs": len(runs),
+        "n_trunks": len(set(labels(runs, "group"))),
+        "n_regimes": len(set(labels(runs, "regime"))),
+        "d_variance_share": 1 - within / total if total > 0 else None,
+        "seed_noise": seed_noise(runs),
+        "huber_delta": trial.fit.delta if trial.fit else None,
+        "penalty": trial.fit.strength if trial.fit else None,
+        "warning": trial.warning,
+    }
+
+
+def design_numbers(runs: RunTable, scale: str | None) -> tuple[float | None, dict[str, float] | None]:
+    """(condition number, variance inflation by column) of the standardised ln D, mean and ln spread of the runs."""
+    columns: dict[str, Floats] = {"ln D": np.log(runs.tokens)}
+    for name in [scale] if scale else ["nll", "ppl"]:
+        if has_moments(runs, name):
+            mean, std = runs.moments(name)
+            columns |= {"mean": mean if name == "nll" else np.log(mean), "ln spread": np.log(std)}
+            break
+    varying = {k: (v - v.mean()) / v.std() for k, v in columns.items() if v.std() > 1e-9}
+    if len(varying) < 2:
+        return None, None
+    correlation = np.corrcoef(np.stack(list(varying.values())))
+    values = np.linalg.eigvalsh(correlation)
+    condition = float(np.sqrt(values[-1] / max(values[0], 1e-12)))
+    inverse = np.diag(np.linalg.pinv(correlation, rcond=1e-10))
+    return condition, {k: float(v) for k, v in zip(varying, inverse, strict=True)}
+
+
+def _warnings(law: Law, choice: Choice) -> list[str]:
+    found = [f"{t.spec}: {t.warning}." for t in choice.fitted if t.warning]
+    vif = law.diagnostics["vif"] or {}
+    if vif.get("ln spread", 0) > 10:
+        found.append(
+            "Mean and spread hardly vary apart in these pilots; pilots of high mean with low spread, and the reverse, "
+            "would separate them."
+        )
+    if law.diagnostics["seed_noise"] is None:
+        found.append("No regime is repeated: three random-regime pilots with different seeds would measure the noise.")
+    unidentified = [k for k, v in law.intervals.items() if isinstance(v, dict)]
+    if unidentified:
+        names = ", ".join(unidentified)
+        found.append(f"{names} of {law.form} cannot be identified from these runs; predictions may still be sound.")
+    trunks = law.diagnostics["n_trunks"]
+    if trunks < 8:
+        found.append(f"{trunks} trunks are few: intervals rest on few degrees of freedom; 8 or more are better.")
+    return found

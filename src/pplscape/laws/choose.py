@@ -1,0 +1,385 @@
+"""Which law to believe: grouped cross-validation, the one-standard-error rule, and the choice redone in resamples.
+
+Held out are whole regimes (random seeds share one) and, for the extrapolation in size, all runs of the largest D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from pplscape.errors import UserError
+from pplscape.laws.fit import Fit, Setting, fit_form, fit_many, problem_of, setting_of, smoother
+from pplscape.laws.forms import AUTO, Form, get_form
+from pplscape.laws.forms.base import Data, Floats
+from pplscape.laws.polish import Problem
+from pplscape.laws.table import frame_of, labels, noise_weights, size_classes
+from pplscape.laws.uncertainty import Noise, variance_components
+from pplscape.runs import Compositions, RunTable
+
+LEVEL = 0.9
+"""Nominal coverage of the intervals that are checked in cross-validation."""
+RUNS_A_PARAMETER = (2.0, 3.0)
+"""Fewer runs per parameter than the first: the form is skipped; than the second: a warning."""
+MOST_EXCESS = 1.0
+"""A simpler form is not preferred if its error exceeds the smallest by more than this share of it: one wild regime
+makes the standard error of a difference as large as the difference."""
+WORST_FACTOR = 3.0
+"""Predictions are capped at this times the largest loss known when errors are averaged: outside the pilots a moment
+law may explode, and one such run must not decide alone."""
+
+
+def worst_loss(runs: RunTable) -> float:
+    """Cap on predictions in comparisons, nats/token."""
+    base = frame_of(runs).base_loss or 0.0
+    return WORST_FACTOR * max(float(runs.loss.max()), base)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One form under cross-validation; arrays follow the runs, [n]."""
+
+    form: Form
+    fit: Fit | None
+    skipped: str | None = None
+    warning: str | None = None
+    by_regime: Floats | None = None
+    """Loss predicted with the run's regime left out."""
+    by_size: Floats | None = None
+    """Loss predicted for the largest runs from the smaller ones; NaN for the others, None if there is one size."""
+    half: Floats | None = None
+    """Half width of the 90 % interval in ln L around `by_regime`."""
+    noise: Noise | None = None
+    scores: dict[str, Any] | None = None
+    cap: float = np.inf
+    """Predictions count as at most this many nats/token."""
+
+    @property
+    def spec(self) -> str:
+        return self.form.spec
+
+    def errors(self, loss: Floats) -> Floats:
+        """Absolute errors [n] in nats, averaged over the two ways of holding a run out."""
+        assert self.by_regime is not None
+        found = np.abs(np.minimum(self.by_regime, self.cap) - loss)
+        if self.by_size is None:
+            return found
+        other = np.abs(np.minimum(self.by_size, self.cap) - loss)
+        return np.where(np.isfinite(other), (found + other) / 2, found)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All trials and the one chosen, with the reason in words."""
+
+    trials: list[Trial]
+    chosen: str
+    best: str
+    """Smallest error, before simpler forms were preferred."""
+    reason: str
+
+    def trial(self, spec: str) -> Trial:
+        return next(t for t in self.trials if t.spec == spec)
+
+    @property
+    def fitted(self) -> list[Trial]:
+        return [t for t in self.trials if t.skipped is None]
+
+
+def make_forms(forms: Sequence[str | Form] | None, scale: str | None = None) -> list[Form]:
+    """Forms from names; None and `auto` mean all that pplscape tries by default."""
+    wanted: list[str | Form] = []
+    for item in forms or ["auto"]:
+        wanted.extend(AUTO if item == "auto" else [item])
+    made = [get_form(f, scale) if isinstance(f, str) else f for f in wanted]
+    return list({form.spec: form for form in made}.values())
+
+
+def obstacle(form: Form, runs: RunTable) -> tuple[str | None, str | None]:
+    """(reason to skip a form or None, warning or None) for a table of runs."""
+    lacking = form.missing(runs, frame_of(runs))
+    if lacking:
+        return f"needs {', '.join(lacking)}", None
+    n_sizes, span = int(size_classes(runs.tokens).max()) + 1, float(runs.tokens.max() / runs.tokens.min())
+    if form.uses_size and n_sizes < 2:
+        return "all runs have the same D; needs at least 3 sizes over 8x", None
+    for column in ("n_params",):
+        if column in form.columns and len(np.unique(getattr(runs, column))) < 3:
+            return f"needs at least 3 different values of {column}", None
+    if form.uses_composition and len(set(labels(runs, "regime"))) < 4:
+        return "needs at least 4 different regimes", None
+    if form.uses_composition and alike(form, runs):
+        return "all runs have the same composition; needs regimes that differ in mean and spread", None
+    n_params = len(form.names(frame_of(runs)))
+    if form.penalty(frame_of(runs)) is None and len(runs) < RUNS_A_PARAMETER[0] * n_params:
+        return f"{len(runs)} runs for {n_params} parameters; needs {int(3 * n_params)}", None
+    warnings = []
+    if len(runs) < RUNS_A_PARAMETER[1] * n_params:
+        warnings.append(f"{len(runs)} runs for {n_params} parameters, {int(3 * n_params)} would be safe")
+    if form.uses_size and (n_sizes < 3 or span < 8 * 0.95):
+        warnings.append(f"{n_sizes} sizes over {span:.1f}x; at least 3 over 8x are needed to trust exponents")
+    return None, "; ".join(warnings) or None
+
+
+def alike(form: Form, runs: RunTable) -> bool:
+    """True if what a form sees of the runs' compositions does not vary."""
+    if form.scale is not None:
+        mean, _ = runs.moments(form.scale)
+        return bool(np.ptp(mean) <= 1e-6 * np.abs(mean).max())
+    if "bin_tokens" in form.columns and runs.bin_tokens is not None:
+        return bool(np.ptp(runs.bin_tokens / runs.bin_tokens.sum(1, keepdims=True), axis=0).max() < 1e-6)
+    return False
+
+
+def cross_validate(form: Form, runs: RunTable) -> Trial:
+    """Fit a form to all runs and with each regime, and the largest size, left out."""
+    reason, warning = obstacle(form, runs)
+    if reason:
+        return Trial(form, None, skipped=reason)
+    fit = fit_form(form, runs)
+    setting = setting_of(form, runs)
+    regimes, groups = labels(runs, "regime"), labels(runs, "group")
+    folds = [regimes == name for name in dict.fromkeys(regimes)]
+    sizes = size_classes(runs.tokens)
+    largest, size_fold = sizes == sizes.max(), bool(sizes.max() >= 2)
+    if size_fold:
+        folds.append(largest)
+    base = noise_weights(runs)
+    weight = np.where(np.asarray(folds), 0.0, base)
+    log_loss = np.broadcast_to(np.log(runs.loss), weight.shape)
+    theta, _, strength = fit_many(setting, log_loss, weight)
+    predicted = np.exp(form.evaluate(theta, setting.data, setting.frame, jacobian=False)[0])
+    whole = problem_of(setting, log_loss[:1], base[None], np.array([fit.strength]))
+    pull, residual, _ = smoother(whole, fit.theta[None])
+    noise = variance_components(pull[0], residual[0], groups, base)
+    spread = _prediction_spread(problem_of(setting, log_loss, weight, strength), theta, noise, groups)
+    n_regimes = len(folds) - size_fold
+    own = np.argmax(np.asarray(folds[:n_regimes]), axis=0)
+    rows = np.arange(len(runs))
+    quantile = float(stats.t.ppf(0.5 + LEVEL / 2, noise.freedom))
+    return Trial(
+        form,
+        fit,
+        warning=warning,
+        by_regime=predicted[own, rows],
+        by_size=np.where(largest, predicted[-1], np.nan) if size_fold else None,
+        half=quantile * spread[own, rows],
+        noise=noise,
+        cap=worst_loss(runs),
+    )
+
+
+def _prediction_spread(problem: Problem, theta: Floats, noise: Noise, groups: NDArray[np.str_]) -> Floats:
+    """Standard deviation [B, n] of ln(measured) - ln(predicted) for runs that fit b did not see."""
+    pull, _, _ = smoother(problem, theta)
+    variance = np.einsum("bij,jk,bik->bi", pull, noise.covariance(groups), pull, optimize=True)
+    return np.sqrt(variance + noise.total**2)
+
+
+def choose(
+    runs: RunTable, forms: Sequence[str | Form] | None = None, scale: str | None = None, rule: str = "one-se"
+) -> Choice:
+    """Cross-validate every form and choose; UserError if none can be fitted.
+
+    `one-se`: the simplest form whose error exceeds the smallest by no more than the standard error of their paired
+    difference over regimes, nor by more than MOST_EXCESS. `min`: the smallest error. AICc orders equally simple forms.
+    """
+    trials = [cross_validate(form, runs) for form in make_forms(forms, scale)]
+    usable = [t for t in trials if t.skipped is None]
+    if not usable:
+        reasons = "; ".join(f"{t.spec}: {t.skipped}" for t in trials)
+        raise UserError(f"No law can be fitted to these runs ({reasons}).")
+    trials = [t if t.skipped else replace(t, scores=scores(t, runs)) for t in trials]
+    usable = [t for t in trials if t.skipped is None]
+    errors = np.stack([t.errors(runs.loss) for t in usable])
+    order = _simplest_first(usable, runs)
+    best, chosen = pick(errors, labels(runs, "regime"), order, rule)
+    reason = _reason(usable, errors, labels(runs, "regime"), best, chosen)
+    return Choice(trials, usable[chosen].spec, usable[best].spec, reason)
+
+
+def _simplest_first(trials: Sequence[Trial], runs: RunTable) -> NDArray[np.intp]:
+    """Indices of trials by number of effective parameters, AICc between equals."""
+    fits = [t.fit for t in trials if t.fit]
+    return np.lexsort(([aicc(fit, len(runs)) for fit in fits], [complexity(fit) for fit in fits]))
+
+
+def complexity(fit: Fit) -> int:
+    """Parameters of a form; those that a penalty leaves free where there is one."""
+    return round(fit.n_effective) if fit.form.penalty(fit.frame) else len(fit.params)
+
+
+def aicc(fit: Fit, n: int) -> float:
+    """Small-sample Akaike criterion with the Huber sum as half the scaled squares."""
+    k = fit.n_effective + 1
+    return n * np.log(max(fit.objective, 1e-300) / n) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1e-3)
+
+
+def pick(errors: Floats, regimes: NDArray[np.str_], order: NDArray[np.intp], rule: str) -> tuple[int, int]:
+    """(form of smallest error, form chosen) from absolute errors [forms, n]; `order` lists forms simplest first."""
+    means = errors.mean(1)
+    best = int(order[np.argmin(means[order])])
+    if rule == "min":
+        return best, best
+    for candidate in order:
+        if candidate == best:
+            return best, best
+        difference, error = paired(errors[candidate] - errors[best], regimes)
+        if difference <= min(error, MOST_EXCESS * means[best]):
+            return best, int(candidate)
+    return best, best
+
+
+def paired(difference: Floats, regimes: NDArray[np.str_]) -> tuple[float, float]:
+    """(mean, standard error) of a difference [n], regimes being the independent units."""
+    _, members = np.unique(regimes, return_inverse=True)
+    count = np.bincount(members)
+    totals = np.bincount(members, weights=difference)
+    mean = float(difference.mean())
+    if len(count) < 2:
+        return mean, np.inf
+    deviations = totals - count * mean
+    n = len(count)
+    return mean, float(np.sqrt(n / (n - 1) * np.sum(deviations**2)) / len(difference))
+
+
+def _reason(trials: Sequence[Trial], errors: Floats, regimes: NDArray[np.str_], best: int, chosen: int) -> str:
+    means = errors.mean(1)
+    text = f"{trials[best].spec} has the smallest error on left-out runs ({means[best]:.4f} nats/token)"
+    if best == chosen:
+        return text + ", and no simpler form comes within one standard error of it."
+    difference, error = paired(errors[chosen] - errors[best], regimes)
+    return (
+        f"{text}, but {trials[chosen].spec} is simpler and its error is larger by only {difference:.4f} nats/token, "
+        f"less than the standard error of that difference ({error:.4f})."
+    )
+
+
+def scores(trial: Trial, runs: RunTable) -> dict[str, Any]:
+    """Cross-validated scores of one form; losses in nats/token."""
+    assert trial.by_regime is not None
+    assert trial.half is not None
+    assert trial.fit is not None
+    loss, predicted = runs.loss, np.minimum(trial.by_regime, trial.cap)
+    errors = trial.errors(loss)
+    mean, error = paired(errors, labels(runs, "regime"))
+    gain = None if trial.fit.frame.base_loss is None else float(np.mean(trial.fit.frame.base_loss - loss))
+    found: dict[str, Any] = {
+        "cv_mae": mean,
+        "cv_mae_se": error if np.isfinite(error) else None,
+        "mae_left_regime": float(np.abs(predicted - loss).mean()),
+        "mae_left_size": None if trial.by_size is None else float(np.nanmean(np.abs(trial.by_size - loss))),
+        "mae_over_gain": mean / gain if gain and gain > 0 else None,
+        "spearman": _spearman(predicted, loss),
+        "spearman_within_size": _within_size(predicted, runs) if trial.form.uses_composition else 0.0,
+        "top1_regret": _regret(predicted, runs, trial.form.uses_composition),
+        "coverage": float(np.mean(np.abs(np.log(loss / predicted)) <= trial.half)),
+        "level": LEVEL,
+        "n_effective": trial.fit.n_effective,
+        "aicc": float(aicc(trial.fit, len(runs))),
+        "objective": trial.fit.objective,
+    }
+    return found
+
+
+def _spearman(a: Floats, b: Floats) -> float:
+    if len(a) < 3 or np.ptp(a) < 1e-12 or np.ptp(b) < 1e-12:
+        return 0.0
+    return float(stats.spearmanr(a, b).statistic)
+
+
+def _sizes(runs: RunTable, least: int) -> list[NDArray[np.bool_]]:
+    classes = size_classes(runs.tokens)
+    found = [classes == size for size in range(int(classes.max()) + 1)]
+    return [rows for rows in found if rows.sum() >= least]
+
+
+def _within_size(predicted: Floats, runs: RunTable) -> float | None:
+    """Mean Spearman correlation over sizes: does the law order compositions, D aside?"""
+    found = [_spearman(predicted[rows], runs.loss[rows]) for rows in _sizes(runs, 4)]
+    return float(np.mean(found)) if found else None
+
+
+def _regret(predicted: Floats, runs: RunTable, uses_composition: bool) -> float | None:
+    """Loss of the composition a form would pick, above the best measured; mean over sizes.
+
+    A form that sees no composition picks at random: its regret is the mean loss above the best.
+    """
+    found = []
+    for rows in _sizes(runs, 2):
+        loss = runs.loss[rows]
+        taken = loss[predicted[rows].argmin()] if uses_composition else loss.mean()
+        found.append(float(taken - loss.min()))
+    return float(np.mean(found)) if found else None
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Predictions under redone model choice."""
+
+    losses: Floats
+    """[B, n] nats/token."""
+    forms: list[str]
+    """[B] form chosen in each resample."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
+        return np.asarray(self.losses, dtype)
+
+
+def resampled(
+    runs: RunTable,
+    forms: Sequence[str | Form] | None,
+    compositions: Compositions,
+    n_resamples: int = 200,
+    seed: int = 0,
+    scale: str | None = None,
+    rule: str = "one-se",
+) -> Resampled:
+    """Losses predicted for n compositions in resamples of trunks, every form refitted and the form chosen again.
+
+    Trunks are drawn with replacement; the form is chosen by its error on the trunks that were not drawn. Forms whose
+    columns either table lacks are left out.
+    """
+    made = [f for f in make_forms(forms, scale) if obstacle(f, runs)[0] is None]
+    made = [f for f in made if not f.missing(compositions, frame_of(runs))]
+    if not made:
+        raise UserError("No law can be fitted to these runs and predict these compositions.")
+    weight, inside = _bootstrap_weights(runs, n_resamples, seed)
+    losses = np.empty((len(made), n_resamples, len(compositions)))
+    errors = np.empty((len(made), n_resamples, len(runs)))
+    fits, cap = [], worst_loss(runs)
+    for i, form in enumerate(made):
+        fit, setting = fit_form(form, runs), setting_of(form, runs)
+        log_loss = np.broadcast_to(np.log(runs.loss), weight.shape)
+        theta, _, _ = fit_many(setting, log_loss, weight * noise_weights(runs), warm=fit.theta[None])
+        errors[i] = np.abs(_losses(form, theta, setting.data, setting, cap) - runs.loss)
+        losses[i] = _losses(form, theta, form.data(compositions, setting.frame), setting, cap)
+        fits.append(fit)
+    simplest = np.lexsort(([aicc(fit, len(runs)) for fit in fits], [complexity(fit) for fit in fits]))
+    groups = labels(runs, "group")
+    chosen = [pick(errors[:, b, ~inside[b]], groups[~inside[b]], simplest, rule)[1] for b in range(n_resamples)]
+    return Resampled(losses[chosen, np.arange(n_resamples)], [made[c].spec for c in chosen])
+
+
+def _losses(form: Form, theta: Floats, data: Data, setting: Setting, cap: float) -> Floats:
+    return np.minimum(np.exp(form.evaluate(theta, data, setting.frame, jacobian=False)[0]), cap)
+
+
+def _bootstrap_weights(runs: RunTable, n_resamples: int, seed: int) -> tuple[Floats, NDArray[np.bool_]]:
+    """(times each run was drawn [B, n], drawn at all [B, n]); at least two trunks in and one out."""
+    trunks, members = np.unique(labels(runs, "group"), return_inverse=True)
+    if len(trunks) < 4:
+        raise UserError(f"{len(trunks)} trunks are too few to resample; at least 4 are needed.")
+    rng = np.random.default_rng(seed)
+    rows: list[NDArray[np.intp]] = []
+    while len(rows) < n_resamples:
+        times = np.bincount(rng.integers(len(trunks), size=len(trunks)), minlength=len(trunks))
+        if (times > 0).sum() >= 2 and (times == 0).any():
+            rows.append(times[members])
+    weight = np.asarray(rows, float)
+    return weight, weight > 0

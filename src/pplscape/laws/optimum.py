@@ -1,0 +1,196 @@
+"""Where a moment law is lowest, and whether that means anything.
+
+The published form has saddles and falls to its floor in degenerate corners, so its optimum is only sought where
+pilots and feasible subsets are: the pilots' hull in (ln mean, ln spread) intersected with the feasible set. It is
+    interior   a minimum inside
+    saddle     none, but a stationary point of indefinite curvature lies inside
+    unbounded  none, and the loss still falls along the descent ray to 10 x the hull
+    edge       none of these: the best place is on the border
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pplscape.laws.forms.base import Floats, Frame
+from pplscape.laws.forms.plane import PlaneForm
+from pplscape.laws.hull import Hull
+from pplscape.runs import RunTable
+
+KINDS = ("interior", "saddle", "unbounded", "edge")
+GRID = 41
+RAY = 10.0
+"""How many hull sizes the descent ray is followed."""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The places an optimum may be, in the form's plane coordinates (for scale ppl: ln mean, ln spread)."""
+
+    inside: Floats
+    """[n, 2] grid points inside."""
+    border: Floats
+    """[m, 2] points on the border."""
+    size: Floats
+    """[2] width and height of the pilots' hull: the unit of length."""
+    hull: Hull
+    feasible: Hull | None
+    """Of (mean, mean square), where the budget's subsets can be."""
+
+
+def arena_of(form: PlaneForm, runs: RunTable, feasible: Floats | None = None) -> Arena | None:
+    """Hull of the pilots in (ln mean, ln spread) with feasible (mean, std) points [k, 2]; None if it has no area."""
+    mean, spread = runs.moments(form.scale or "ppl", form.reading)
+    hull = Hull.of(np.stack([np.log(mean), np.log(spread)], axis=-1))
+    if len(hull.corners) < 3:
+        return None
+    reachable = None
+    if feasible is not None and len(feasible) > 2:
+        points = np.asarray(feasible, float)
+        reachable = Hull.of(np.stack([points[:, 0], points[:, 0] ** 2 + points[:, 1] ** 2], axis=-1))
+    low, high = hull.corners.min(0), hull.corners.max(0)
+    axes = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    allowed = hull.contains(grid) & _reachable(grid, reachable, form)
+    if not allowed.any():
+        return None
+    cell = allowed.reshape(GRID, GRID)
+    padded = np.pad(cell, 1)
+    core = cell & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edge = _edge_points(hull)
+    edge = edge[_reachable(edge, reachable, form)]
+    border = np.concatenate([grid[(cell & ~core).ravel()], edge])
+    return Arena(form.plane(grid[core.ravel()]), form.plane(border), _plane_size(form, hull), hull, reachable)
+
+
+def _reachable(points: Floats, reachable: Hull | None, form: PlaneForm) -> NDArray[np.bool_]:
+    """Which (ln mean, ln spread) points [n, 2] a subset of the budget can have."""
+    if reachable is None:
+        return np.ones(len(points), bool)
+    mean, spread = np.exp(points[:, 0]), np.exp(points[:, 1])
+    variance = spread if form.reading == "var" else spread**2
+    return reachable.contains(np.stack([mean, mean**2 + variance], axis=-1), slack=1e-6)
+
+
+def _edge_points(hull: Hull, each: int = 12) -> Floats:
+    share = np.linspace(0, 1, each, endpoint=False)[:, None, None]
+    following = np.roll(hull.corners, -1, axis=0)
+    return (hull.corners + share * (following - hull.corners)).reshape(-1, 2)
+
+
+def _plane_size(form: PlaneForm, hull: Hull) -> Floats:
+    corners = form.plane(hull.corners)
+    return corners.max(0) - corners.min(0)
+
+
+def optimum(
+    form: PlaneForm, params: Floats, frame: Frame, arena: Arena, draws: Floats | None = None, level: float = 0.9
+) -> dict[str, Any]:
+    """The confined optimum of parameters [p], classified; with refits `draws` [B, p] its shares, region and regret."""
+    kinds, points = classify(form, params[None], arena)
+    kind, point = kinds[0], points[0]
+    if kind == "interior":
+        point = _refine(form, params, arena, point)
+    place = _describe(form, point)
+    found: dict[str, Any] = {"kind": kind, **place, "scale": form.scale, "reading": form.reading}
+    if form.name == "paper" and place["mu"] > 1 and place["spread"] > 1:
+        product = float(np.log(place["mu"]) * np.log(place["spread"]))
+        found |= {"log_product": product, "bowl_possible": product > 4}
+    if draws is not None and len(draws):
+        found |= _spread_of(form, frame, arena, draws, point, level)
+    return found
+
+
+def _describe(form: PlaneForm, point: Floats) -> dict[str, float]:
+    mean, spread = (float(v) for v in np.exp(form.logs(point[None])[0]))
+    return {"mu": mean, "sigma": float(np.sqrt(spread)) if form.reading == "var" else spread, "spread": spread}
+
+
+def classify(form: PlaneForm, params: Floats, arena: Arena) -> tuple[list[str], Floats]:
+    """(kind [B], confined minimiser [B, 2]) for parameters [B, p]."""
+    inside = form.surface(params, arena.inside)[0] if len(arena.inside) else np.full((len(params), 1), -np.inf)
+    border = form.surface(params, arena.border)[0]
+    interior = inside.max(1) > border.max(1)
+    points = arena.border[border.argmax(1)]
+    if len(arena.inside):
+        points = np.where(interior[:, None], arena.inside[inside.argmax(1)], points)
+    saddle = _has_saddle(form, params, arena)
+    falls = _falls_forever(form, params, points, arena)
+    kinds = np.where(interior, "interior", np.where(saddle, "saddle", np.where(falls, "unbounded", "edge")))
+    return [str(k) for k in kinds], points
+
+
+def _has_saddle(form: PlaneForm, params: Floats, arena: Arena, starts: int = 3) -> NDArray[np.bool_]:
+    """True [B] where Newton's iteration from the flattest grid points ends in the hull with indefinite curvature."""
+    points = np.concatenate([arena.inside, arena.border])
+    _, gradient, _ = form.surface(params, points)
+    flat = np.argsort(np.linalg.norm(gradient * arena.size, axis=-1), axis=1)[:, :starts]
+    found = np.zeros(len(params), bool)
+    for start in points[flat].transpose(1, 0, 2):
+        at = start.copy()
+        for _ in range(12):
+            _, slope, bend = (v[:, 0] for v in form.surface(params, at[:, None]))
+            at = at + np.clip(_solve_2x2(bend, -slope), -0.25 * arena.size, 0.25 * arena.size)
+        _, slope, bend = (v[:, 0] for v in form.surface(params, at[:, None]))
+        still = np.linalg.norm(slope * arena.size, axis=-1) < 1e-6 * (1 + np.abs(bend).max((1, 2)))
+        indefinite = np.linalg.det(bend * arena.size * arena.size[:, None]) < 0
+        found |= still & indefinite & arena.hull.contains(form.logs(at))
+    return found
+
+
+def _solve_2x2(matrix: Floats, right: Floats) -> Floats:
+    (a, b), (c, d) = matrix[..., 0, :].T, matrix[..., 1, :].T
+    determinant = a * d - b * c
+    determinant = np.where(np.abs(determinant) < 1e-12, 1e-12, determinant)
+    solved = np.stack([d * right[:, 0] - b * right[:, 1], a * right[:, 1] - c * right[:, 0]], axis=-1)
+    return solved / determinant[:, None]
+
+
+def _falls_forever(form: PlaneForm, params: Floats, points: Floats, arena: Arena) -> NDArray[np.bool_]:
+    """True [B] where the loss falls all along the steepest ray from points [B, 2] to RAY x the hull."""
+    _, slope, _ = form.surface(params, points[:, None])
+    direction = slope[:, 0] * arena.size
+    direction = direction / np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-300) * arena.size
+    far = np.linspace(0, RAY, 61)[:, None]
+    values, _, _ = form.surface(params, points[:, None] + far * direction[:, None])
+    return np.asarray((np.diff(values, axis=1) > 0).all(1))
+
+
+def _refine(form: PlaneForm, params: Floats, arena: Arena, point: Floats) -> Floats:
+    """Shrinking pattern search around an interior grid optimum."""
+    step = arena.size / GRID
+    moves = np.stack(np.meshgrid([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), axis=-1).reshape(-1, 2)
+    for _ in range(40):
+        around = point + moves * step
+        allowed = arena.hull.contains(form.logs(around)) & _reachable(form.logs(around), arena.feasible, form)
+        values = np.where(allowed, form.surface(params[None], around)[0][0], -np.inf)
+        best = around[values.argmax()]
+        step = step / 2 if np.allclose(best, point) else step
+        point = best
+    return point
+
+
+def _spread_of(
+    form: PlaneForm, frame: Frame, arena: Arena, draws: Floats, point: Floats, level: float
+) -> dict[str, Any]:
+    kinds, points = classify(form, draws, arena)
+    gain_here = form.surface(draws, point[None])[0][:, 0]
+    gain_best = form.surface(draws, points[:, None])[0][:, 0]
+    gap = np.exp(np.minimum(form.log_gap(draws, frame.unit) - gain_here, 50))
+    regret = np.maximum(gap * -np.expm1(-np.maximum(gain_best - gain_here, 0.0)), 0.0)
+    offsets = (points - np.median(points, 0)) / arena.size
+    near = np.argsort(np.linalg.norm(offsets, axis=1))[: max(int(np.ceil(level * len(points))), 1)]
+    region = [_describe(form, corner) for corner in Hull.of(points[near]).corners]
+    spread = np.std(points, axis=0)
+    correlation = float(np.atleast_2d(np.corrcoef(points.T))[0, 1]) if (spread > 1e-12).all() else None
+    return {
+        "shares": {kind: kinds.count(kind) / len(kinds) for kind in KINDS},
+        "region": [[corner["mu"], corner["sigma"]] for corner in region],
+        "region_level": level,
+        "correlation": correlation,
+        "regret": {"mean": float(regret.mean()), "high": float(np.quantile(regret, level))},
+    }

@@ -1,0 +1,263 @@
+"""Read any table of training runs - CSV, JSON lines or Parquet - into a RunTable, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pplscape.errors import UserError
+from pplscape.laws.forms.base import Floats
+from pplscape.laws.table import labels, size_classes
+from pplscape.runs import RunTable
+
+Columns = dict[str, list[Any]]
+KEYS = {
+    "loss": "loss", "D": "tokens", "N": "n_params", "U": "unique_tokens", "L0": "base_loss", "r": "replay_share",
+    "group": "group", "regime": "regime", "noise": "noise", "bins": "bin_tokens",
+}  # fmt: skip
+"""Keys of --columns and the names they have in runs.jsonl; `mu` and `sigma` go to the moments of the scale in use."""
+NUMBERS = (
+    "tokens", "loss", "base_loss", "nll_mean", "nll_std", "ppl_mean", "ppl_std", "n_params", "unique_tokens", "noise",
+    "replay_share", "seed",
+)  # fmt: skip
+LISTS = ("bin_tokens", "bin_unique_tokens")
+LEAST_RUNS = 4
+
+
+def read_runs(path: Path | str, columns: Mapping[str, str] | None = None, scale: str | None = None) -> RunTable:
+    """The runs of a table; `columns` maps keys (`loss D mu sigma N U L0 r group regime noise bins=PREFIX*`, or names of
+    runs.jsonl) to the table's columns, `mu` and `sigma` being on `scale` (default ppl).
+
+    Failed runs and losses that are not finite are skipped; how many and which is in `meta["skipped"]`, what else is
+    worth knowing in `meta["warnings"]`. UserError if the rest cannot be fitted.
+    """
+    path = Path(path)
+    path = path / "runs.jsonl" if path.is_dir() else path
+    table = _read(path)
+    mapping = _mapping(columns or {}, scale or "ppl")
+    found = _pick(table, mapping, path)
+    keep, skipped = _usable(found, path)
+    warnings = [_skipped_words(skipped)] if skipped else []
+    arrays: dict[str, Any] = {}
+    for name in (*NUMBERS, *LISTS):
+        values = _numbers(name, [found[name][i] for i in keep] if name in found else None, path, warnings)
+        if values is not None:
+            arrays[name] = values
+    for name in ("group", "regime"):
+        if name in found:
+            arrays[name] = np.array([str(found[name][i]) for i in keep])
+    meta: dict[str, Any] = {"skipped": skipped, "warnings": warnings, "path": str(path)}
+    for name in ("schedule", "lr", "run_id"):
+        if name in found:
+            meta[name] = [found[name][i] for i in keep]
+    bins_hash = _one_hash([found["bins_hash"][i] for i in keep] if "bins_hash" in found else [], path)
+    replay = arrays.pop("replay_share", None)
+    if "seed" in arrays:
+        arrays["seed"] = arrays["seed"].astype(np.int64)
+    runs = RunTable(**arrays, bins_hash=bins_hash, meta=meta)
+    _check(runs, replay, path)
+    return runs
+
+
+def _read(path: Path) -> Columns:
+    if not path.exists():
+        raise UserError(f"There is no table of runs at {path}.")
+    kind = path.suffix.lower()
+    try:
+        if kind == ".parquet":
+            table: Columns = pq.read_table(path).to_pydict()
+            return table
+        text = path.read_text(encoding="utf-8-sig")
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    rows = _json_lines(text, path) if kind in (".jsonl", ".json", ".ndjson") else _csv_rows(text, path)
+    if not rows:
+        raise UserError(f"{path} holds no runs.")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _json_lines(text: str, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: every line must be an object, one run each.")
+        rows.append(row)
+    return rows
+
+
+def _csv_rows(text: str, path: Path) -> list[dict[str, Any]]:
+    first = text.splitlines()[0] if text.strip() else ""
+    delimiter = max(",;\t", key=first.count)
+    rows = []
+    for number, row in enumerate(csv.DictReader(text.splitlines(), delimiter=delimiter), start=2):
+        if None in row or None in row.values():
+            raise UserError(f"{path}, line {number}: the number of fields differs from the header's.")
+        rows.append({k.strip(): (v.strip() or None) for k, v in row.items()})
+    return rows
+
+
+def _mapping(columns: Mapping[str, str], scale: str) -> dict[str, str]:
+    keys = KEYS | {"mu": f"{scale}_mean", "sigma": f"{scale}_std"}
+    names = {*KEYS.values(), *NUMBERS, *LISTS}
+    found = {}
+    for key, column in columns.items():
+        if key not in keys and key not in names:
+            raise UserError(f"--columns does not know '{key}'; it takes {', '.join(keys)}.")
+        found[keys.get(key, key)] = column
+    return found
+
+
+def _pick(table: Columns, mapping: Mapping[str, str], path: Path) -> Columns:
+    """Columns under our names; UserError naming what is missing and what there is."""
+    found: Columns = {}
+    known = {*NUMBERS, *LISTS, "group", "regime", "bins_hash", "schedule", "lr", "run_id", "status", "reason"}
+    for name in known:
+        column = mapping.get(name, name)
+        if column in table:
+            found[name] = table[column]
+        elif name == "bin_tokens" and name in mapping:
+            found[name] = _prefixed(table, column, path)
+        elif name in mapping:
+            raise UserError(f"{path} has no column '{column}' (asked for as {name}); {_there_is(table)}")
+    missing = [name for name in ("loss", "tokens") if name not in found]
+    if missing:
+        keys = {"loss": "loss", "tokens": "D"}
+        asked = ", ".join(f"{keys[m]}=COLUMN" for m in missing)
+        absent = " and no column ".join(missing)
+        raise UserError(f"{path} has no column {absent}; {_there_is(table)} Map with --columns {asked}.")
+    return found
+
+
+def _there_is(table: Columns) -> str:
+    return f"it has: {', '.join(table)}."
+
+
+def _prefixed(table: Columns, pattern: str, path: Path) -> list[Any]:
+    """Lists of tokens per bin from columns that match `PREFIX*`, in natural order."""
+    names = [name for name in table if fnmatchcase(name, pattern)]
+    if len(names) < 2:
+        raise UserError(f"{path} has {len(names)} columns that match bins={pattern}, not 2 or more; {_there_is(table)}")
+    names.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+    return [None if None in row else [float(v) for v in row] for row in zip(*(table[n] for n in names), strict=True)]
+
+
+def _usable(found: Columns, path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    """(rows to keep, skipped rows with their reason): failed runs, losses that are not finite, repeated rows."""
+    n = len(found["loss"])
+    names = found.get("run_id") or [f"row {i + 1}" for i in range(n)]
+    status = found.get("status") or [None] * n
+    keep: list[int] = []
+    skipped = []
+    seen: dict[str, int] = {}
+    for i in range(n):
+        reason = _why_not(found, i, status[i])
+        content = json.dumps({k: v[i] for k, v in found.items()}, sort_keys=True, default=str)
+        if reason is None and content in seen:
+            reason = f"the same as {names[seen[content]]}"
+        if reason is None:
+            seen[content] = i
+            keep.append(i)
+        else:
+            skipped.append({"run": str(names[i]), "reason": reason})
+    ids = [found["run_id"][i] for i in keep if found["run_id"][i] is not None] if "run_id" in found else []
+    twice = sorted({str(k) for k in ids if ids.count(k) > 1})
+    if twice:
+        raise UserError(f"{path}: run_id {', '.join(twice[:5])} occurs more than once with different contents.")
+    return keep, skipped
+
+
+def _why_not(found: Columns, i: int, status: Any) -> str | None:
+    if status == "failed":
+        reason = found["reason"][i] if "reason" in found else None
+        return f"failed: {reason}" if reason else "failed"
+    loss = _float(found["loss"][i])
+    if loss is None or not np.isfinite(loss):
+        return f"loss is {found['loss'][i]}"
+    return None
+
+
+def _float(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _skipped_words(skipped: Sequence[Mapping[str, Any]]) -> str:
+    listed = "; ".join(f"{s['run']} ({s['reason']})" for s in skipped[:10])
+    more = f" and {len(skipped) - 10} more" if len(skipped) > 10 else ""
+    return f"{len(skipped)} run{'s' if len(skipped) != 1 else ''} left out: {listed}{more}."
+
+
+def _numbers(name: str, values: list[Any] | None, path: Path, warnings: list[str]) -> Floats | None:
+    """A column as floats [n] or [n, K]; None, with a warning, where some runs lack it."""
+    if values is None or all(v is None for v in values):
+        return None
+    if name in LISTS:
+        lengths = {len(v) for v in values if v is not None}
+        if len(lengths) > 1:
+            raise UserError(f"{path}: runs have different numbers of bins in {name} ({sorted(lengths)}).")
+    absent = sum(v is None for v in values)
+    if absent:
+        warnings.append(f"{name} is missing in {absent} of {len(values)} runs and is not used.")
+        return None
+    try:
+        found = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: column {name} holds something that is not a number ({error}).") from error
+    if not np.isfinite(found).all():
+        warnings.append(f"{name} is not finite in some runs and is not used.")
+        return None
+    return found
+
+
+def _one_hash(hashes: Sequence[Any], path: Path) -> str | None:
+    different = sorted({str(h) for h in hashes if h is not None})
+    if len(different) > 1:
+        raise UserError(f"{path} mixes runs with different bins (bins_hash {', '.join(different)}); fit them apart.")
+    return different[0] if different else None
+
+
+def _check(runs: RunTable, replay: Floats | None, path: Path) -> None:
+    """UserError for what no law can be fitted to, warnings for what a law should not be fitted to."""
+    n = len(runs)
+    if n < LEAST_RUNS:
+        raise UserError(
+            f"{path} has {n} usable runs; a law needs {LEAST_RUNS} or more, better 24 (8 trunks of 3 sizes)."
+        )
+    if (runs.loss <= 0).any():
+        raise UserError(f"{path} has losses of 0 or below ({runs.loss.min():.4g}); they must be nats/token, above 0.")
+    if (runs.tokens <= 0).any():
+        raise UserError(f"{path} has runs of {runs.tokens.min():.4g} tokens; D must be above 0.")
+    if size_classes(runs.tokens).max() == 0:
+        size = f"{runs.tokens[0]:,.0f} tokens"
+        raise UserError(f"All {n} runs of {path} have the same D ({size}); a law needs at least 3 sizes over 8x.")
+    for scale in ("nll", "ppl"):
+        std = getattr(runs, f"{scale}_std")
+        if std is not None and (std <= 0).any():
+            raise UserError(f"{path}: {scale}_std must be above 0; {int((std <= 0).sum())} runs have none.")
+    warnings: list[str] = runs.meta["warnings"]
+    if len(set(labels(runs, "regime"))) < LEAST_RUNS:
+        warnings.append("Fewer than 4 regimes say nothing of composition; add pilots of other mean and spread.")
+    if replay is not None and np.ptp(replay) > 1e-9:
+        warnings.append("Runs with different replay shares are mixed; their losses are not comparable.")
+    if len({str(s) for s in runs.meta.get("schedule", [])}) > 1:
+        warnings.append("Runs with different schedules are mixed; fit annealed and un-annealed losses apart.")
+    if runs.base_loss is not None and np.ptp(runs.base_loss) > 0.01 * np.median(runs.base_loss):
+        warnings.append("base_loss differs between runs; its median is used.")

@@ -1,0 +1,68 @@
+"""What laws need to know of a table of runs: units of resampling, sizes, seed noise, constants."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pplscape.laws.forms.base import Floats, Frame
+from pplscape.runs import RunTable
+
+SIZE_GAP = 0.05
+"""Pilots of one planned size differ by a few tokens: sizes whose ln D differ by less are one size."""
+
+
+def labels(runs: RunTable, kind: str) -> NDArray[np.str_]:
+    """`group` (trunk) or `regime` of each run [n]; one stands in for the other, and without both a run is alone."""
+    first, second = (runs.group, runs.regime) if kind == "group" else (runs.regime, runs.group)
+    found = first if first is not None else second
+    return np.arange(len(runs)).astype(str) if found is None else np.asarray(found).astype(str)
+
+
+def size_classes(tokens: Floats) -> NDArray[np.intp]:
+    """Index [n] of each run's size, smallest first; sizes within SIZE_GAP of the next in ln D are one."""
+    logs = np.log(tokens)
+    order = np.argsort(logs, kind="stable")
+    found = np.empty(len(tokens), np.intp)
+    found[order] = np.concatenate([[0], np.cumsum(np.diff(logs[order]) > SIZE_GAP)])
+    return found
+
+
+def frame_of(runs: RunTable) -> Frame:
+    """The constants a law keeps: largest pilot, base loss (median), the pool's bin shares."""
+    base = None if runs.base_loss is None else float(np.nanmedian(runs.base_loss))
+    share = runs.bin_share
+    return Frame(
+        unit=float(runs.tokens.max()),
+        base_loss=base if base is not None and np.isfinite(base) else None,
+        bin_share=None if share is None else tuple(float(s) for s in share),
+    )
+
+
+def seed_noise(runs: RunTable) -> float | None:
+    """Relative seed noise: standard deviation of ln L over trunks that repeat a regime at the same size.
+
+    What a cell's few tokens of difference explain is taken out with the mean slope of ln L on ln D. The `noise` column
+    (nats) is used where nothing is repeated; None if there is neither.
+    """
+    groups, regimes, sizes = labels(runs, "group"), labels(runs, "regime"), size_classes(runs.tokens)
+    log_loss, log_size = np.log(runs.loss), np.log(runs.tokens)
+    if sizes.max() > 0:
+        log_loss = log_loss - np.polyfit(log_size, log_loss, 1)[0] * (log_size - log_size.mean())
+    squares, freedom = 0.0, 0
+    for regime, size in sorted(set(zip(regimes.tolist(), sizes.tolist(), strict=True))):
+        cell = (regimes == regime) & (sizes == size)
+        if len(set(groups[cell])) > 1:
+            squares += float(np.var(log_loss[cell]) * cell.sum())
+            freedom += int(cell.sum()) - 1
+    if freedom:
+        return float(np.sqrt(squares / freedom))
+    return None if runs.noise is None else float(np.median(runs.noise / runs.loss))
+
+
+def noise_weights(runs: RunTable) -> Floats:
+    """Fit weights [n] with median 1: the inverse squared seed noise of each run, where the table states it."""
+    if runs.noise is None:
+        return np.ones(len(runs))
+    precision = (runs.loss / np.maximum(runs.noise, 1e-12)) ** 2
+    return precision / np.median(precision)

@@ -1,0 +1,141 @@
+"""select: from scores, a budget and (optionally) a law to the chunks to train on, and what to expect of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pplscape.draw.budget import parse_budget
+from pplscape.draw.options import Options, Target
+from pplscape.draw.pool import Draw, Pool
+from pplscape.draw.selection import Selection, judge_of
+from pplscape.draw.strategies import STRATEGIES
+from pplscape.errors import UserError
+from pplscape.landscape import Scale
+from pplscape.laws.law import Law
+from pplscape.manifest import StageFolder
+from pplscape.stages.fit import read_runs
+from pplscape.text.cutback import write_subset
+from pplscape.text.prepared import Prepared
+from pplscape.text.read import Columns
+
+VERSION = 1
+PART_ROWS = 1_000_000
+
+
+def select(
+    scores: Path | str, *, budget: str | float | None = None, out: Path | str, strategy: str = "auto",
+    law: Path | str | None = None, form: str | None = None, runs: Path | str | None = None,
+    columns: Mapping[str, str] | None = None, target_mean: float | None = None, target_std: float | None = None,
+    scale: Scale = "ppl", band: tuple[float, float] | None = None, temperature: float = 1.0, max_epochs: float = 1.0,
+    corpus: Path | str | None = None, text_columns: Columns | None = None, resamples: int = 200, seed: int = 0,
+    overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Write OUT/selection.json, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus` OUT/subset/.
+
+    `budget`: tokens (`2000000`, `2e6`, `2M`) or a share of the pool (`10%`); only `full` needs none. `law`: law.json;
+    `form`: use that entry of it. `runs`, `columns`: the pilots, for the gate and paired intervals. Targets are on
+    `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
+    `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate.
+    """
+    options = Options(
+        scale=scale, target=None if target_mean is None else Target(target_mean, target_std), band=band,
+        temperature=temperature, max_epochs=max_epochs,
+    )  # fmt: skip
+    _check_names(strategy, form, law, target_mean, target_std, scale)
+    given = {"scores": scores, "law": law, "runs": runs, "corpus": corpus}
+    inputs: dict[str, Path | str] = {k: _existing(k, Path(v)) for k, v in given.items() if v is not None}
+    config = {
+        "strategy": strategy, "budget": str(budget), "form": form, "scale": scale, "band": band, "resamples": resamples,
+        "target": asdict(options.target) if options.target else None, "temperature": temperature,
+        "max_epochs": max_epochs, "columns": dict(columns or {}),
+        "text_columns": asdict(text_columns) if text_columns else None,
+    }  # fmt: skip
+    with StageFolder(
+        Path(out), stage="select", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
+    ) as folder:
+        if not folder.finished:
+            pool = Pool.read(scores)
+            tokens = _budget_of(pool, strategy, budget, max_epochs)
+            fitted = Law.from_json(Path(law)) if law else None
+            pilots = read_runs(Path(runs), dict(columns or {})) if runs and fitted else None
+            judge = judge_of(pool, fitted, pilots, form, resamples, seed)
+            content, chosen = Selection(pool, tokens, seed, options, judge).run(strategy)
+            _write(folder, pool, content, chosen, corpus, text_columns)
+    return Path(out)
+
+
+def _check_names(
+    strategy: str, form: str | None, law: object, mean: float | None, std: float | None, scale: str
+) -> None:
+    if strategy not in ("auto", *STRATEGIES):
+        raise UserError(f"Unknown strategy {strategy!r}; there are {', '.join(['auto', *STRATEGIES])}.")
+    if form and law is None:
+        raise UserError("--form names an entry of law.json: pass --law as well.")
+    if std is not None and mean is None:
+        raise UserError("--target-std needs --target-mean.")
+    if scale not in ("ppl", "nll"):
+        raise UserError(f"--scale is ppl or nll, not {scale!r}.")
+    numbers = [v for v in (mean, std) if v is not None]
+    if not np.isfinite(numbers).all() or (std is not None and std < 0):
+        raise UserError(f"The target must be finite, its spread not negative: mean {mean}, std {std}.")
+
+
+def _existing(name: str, path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"--{name} {path} does not exist.")
+    return path
+
+
+def _budget_of(pool: Pool, strategy: str, budget: str | float | None, max_epochs: float) -> int:
+    if budget is None:
+        if strategy != "full":
+            raise UserError("Pass --budget: tokens as 2e6 or 2M, or a share of the pool as 10%.")
+        return pool.tokens
+    tokens = parse_budget(budget, pool.tokens)
+    most = pool.tokens * max(max_epochs if strategy == "allocate" else 1.0, 1.0)
+    if tokens > most:
+        raise UserError(f"The budget of {tokens} tokens is above the {pool.tokens} tokens of the pool.")
+    return tokens
+
+
+def _write(
+    folder: StageFolder, pool: Pool, content: dict[str, Any], chosen: Draw, corpus: Path | str | None,
+    text_columns: Columns | None,
+) -> None:  # fmt: skip
+    selected = pool.table(chosen)
+    for part, start in enumerate(range(0, max(len(selected), 1), PART_ROWS)):
+        folder.write_table(f"selected/part-{part:05d}.parquet", selected.slice(start, PART_ROWS))
+    if len(pool.rejected):
+        folder.write_table("rejected/part-00000.parquet", pool.rejected)
+    if corpus is not None:
+        content = _with_text(folder, Prepared(Path(corpus)), selected, content, text_columns)
+    folder.write_json("selection.json", content)
+    reasons = pool.rejected["reason"].value_counts().to_pylist()
+    taken = len(selected)
+    folder.finish(
+        {
+            "in": len(pool) + len(pool.rejected),
+            "out": taken,
+            "left": len(pool) - taken,
+            "rejected": {r["values"]: r["counts"] for r in reasons},
+            "tokens": content["tokens"],
+            "facts": {"used": content["used"], "budget": content["budget"]},
+        }
+    )
+
+
+def _with_text(
+    folder: StageFolder, prepared: Prepared, selected: pa.Table, content: dict[str, Any], columns: Columns | None
+) -> dict[str, Any]:
+    """Write subset/ and give the samples their text."""
+    subset = write_subset(prepared, selected, folder.partial / "subset", columns)
+    rows = content["samples"]
+    spans = pa.table({k: [r[k] for r in rows] for k in ("doc_id", "chunk_index", "char_start", "char_end")})
+    texts = prepared.texts("pool", spans) if rows else []
+    return {**content, "subset": subset, "samples": [{**r, "text": t} for r, t in zip(rows, texts, strict=True)]}

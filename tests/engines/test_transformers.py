@@ -1,0 +1,189 @@
+"""The engine against an independent fp32 full-logit reference, and the defects the field is known for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from pplscape.engines import load_engine
+from pplscape.engines import transformers as module
+from pplscape.engines.transformers import TransformersEngine
+from pplscape.errors import UserError
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+ARCHITECTURES: dict[str, Any] = {
+    "gpt2": lambda v: transformers.GPT2Config(vocab_size=v, n_embd=32, n_layer=2, n_head=2, n_positions=128),
+    "neox": lambda v: transformers.GPTNeoXConfig(vocab_size=v, max_position_embeddings=128, **SMALL),
+    "llama-untied": lambda v: transformers.LlamaConfig(vocab_size=v, tie_word_embeddings=False, **SMALL),
+    "qwen3": lambda v: transformers.Qwen3Config(vocab_size=v, num_key_value_heads=1, head_dim=16, **SMALL),
+    "gemma2-softcap": lambda v: transformers.Gemma2Config(
+        vocab_size=v, num_key_value_heads=1, head_dim=16, final_logit_softcapping=3.0, **SMALL
+    ),
+    "granite-scaled": lambda v: transformers.GraniteConfig(vocab_size=v, logits_scaling=4.0, **SMALL),
+    "cohere-scaled": lambda v: transformers.CohereConfig(vocab_size=v, logit_scale=0.25, **SMALL),
+}
+
+
+def _model(kind: str, tokenizer_dir: Path, folder: Path) -> str:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_dir)
+    torch.manual_seed(0)
+    config = ARCHITECTURES[kind](len(tokenizer))
+    config.bos_token_id = config.eos_token_id = tokenizer.bos_token_id
+    config.pad_token_id = None
+    transformers.AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def _chunks(n_vocabulary: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, n_vocabulary, n).astype(np.int32) for n in (40, 7, 23, 64, 1, 64, 2)]
+
+
+def _reference(folder: str, ids: list[int]) -> np.ndarray:
+    """NLL of ids[1:] from the plain model's full logits, one row, no batching."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([ids])).logits[0].double()
+    log_p = torch.log_softmax(logits, -1)
+    return -np.array([log_p[i, t].item() for i, t in enumerate(ids[1:])])
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_equals_full_logit_reference(kind: str, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    folder = _model(kind, tiny_tokenizer_dir, tmp_path / kind)
+    engine = TransformersEngine(folder, dtype="float32")
+    assert engine._head_is_plain, "the sliced head should be exact for this architecture"
+    chunks = _chunks(len(engine.tokenizer))
+    for chunk, nll in zip(chunks, engine.nll(chunks), strict=True):
+        expected = _reference(folder, [engine.tokenizer.bos_token_id, *chunk.tolist()])
+        np.testing.assert_allclose(nll, expected, atol=1e-4)
+
+
+def test_independent_of_batch_and_order(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
+    chunks = _chunks(len(engine.tokenizer))
+    together = engine.nll(chunks)
+    backwards = engine.nll(chunks[::-1])[::-1]
+    engine.batch_tokens = 1
+    alone = engine.nll(chunks)
+    monkeypatch.setattr(module, "LOGIT_BYTES", 4 * len(engine.tokenizer) * 5)  # five positions of logits at a time
+    sliced = engine.nll(chunks)
+    for other in (backwards, alone, sliced):
+        for a, b in zip(together, other, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_full_logits_never_exist(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head is asked for no more positions at once than LOGIT_BYTES allows."""
+    engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
+    monkeypatch.setattr(module, "LOGIT_BYTES", 4 * len(engine.tokenizer) * 5)
+    seen: list[int] = []
+    engine.model.get_output_embeddings().register_forward_hook(lambda m, i, o: seen.append(o.shape[0]))
+    engine.nll(_chunks(len(engine.tokenizer)))
+    assert seen
+    assert max(seen) == 5
+
+
+@pytest.mark.parametrize(("bos", "scored"), [("auto", 23), ("bos", 23), ("eos", 23), ("none", 22)])
+def test_bos_policies(bos: str, scored: int, tiny_model_dir: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir), dtype="float32", bos=bos)
+    chunk = _chunks(len(engine.tokenizer))[2]
+    (nll,) = engine.nll([chunk])
+    assert len(nll) == scored
+    prefix = [engine.tokenizer.bos_token_id] if bos != "none" else []
+    np.testing.assert_allclose(nll, _reference(str(tiny_model_dir), [*prefix, *chunk.tolist()]), atol=1e-4)
+
+
+def test_bos_is_never_doubled(tiny_model_dir: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir))
+    (ids,) = engine.encode(["The quick brown fox"])
+    assert engine.tokenizer.bos_token_id not in ids
+
+
+def test_training_reduces_loss_and_reset_restores_it(tiny_model_dir: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine.reset()
+    chunks = _chunks(len(engine.tokenizer))
+    before = np.concatenate(engine.nll(chunks))
+    for _ in range(5):
+        engine.step(chunks, 1e-2)
+    assert np.concatenate(engine.nll(chunks)).mean() < before.mean() - 0.1
+    engine.reset()
+    np.testing.assert_array_equal(np.concatenate(engine.nll(chunks)), before)
+
+
+def test_a_step_weighs_tokens_not_batches(tiny_model_dir: Path) -> None:
+    """Gradients of one step are the same whatever the micro-batches: losses are divided by all tokens of the step."""
+    gradients = []
+    for batch_tokens in (1, 10_000):
+        engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+        engine.batch_tokens = batch_tokens
+        engine.reset()
+        engine.step(_chunks(len(engine.tokenizer)), 1e-3)
+        gradients.append(torch.cat([p.flatten() for p in engine.model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=2e-5, rtol=0)
+
+
+def test_snapshot_continues_exactly(tiny_model_dir: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine.reset()
+    chunks = _chunks(len(engine.tokenizer))
+    engine.step(chunks, 1e-3)
+    saved = engine.snapshot()
+    first = [engine.step(chunks, 1e-3) for _ in range(3)]
+    engine.restore(saved)
+    assert [engine.step(chunks, 1e-3) for _ in range(3)] == first
+
+
+def test_saved_model_loads_in_plain_transformers(tiny_model_dir: Path, tmp_path: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine.reset()
+    chunk = _chunks(len(engine.tokenizer))[0]
+    engine.step([chunk], 1e-2)
+    engine.save(tmp_path / "model")
+    assert (tmp_path / "model/model.safetensors").exists()
+    expected = _reference(str(tmp_path / "model"), [engine.tokenizer.bos_token_id, *chunk.tolist()])
+    np.testing.assert_allclose(engine.nll([chunk])[0], expected, atol=1e-4)
+
+
+def test_samples_are_deterministic(tiny_model_dir: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir))
+    first = engine.sample(2, 8, 1)
+    assert first == engine.sample(2, 8, 1) != engine.sample(2, 8, 2)
+
+
+def test_user_errors(tiny_model_dir: Path, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Cannot load the tokenizer"):
+        load_engine("transformers", str(tmp_path))
+    with pytest.raises(UserError, match="Cannot load the model"):
+        load_engine("transformers", str(tiny_tokenizer_dir))
+    with pytest.raises(UserError, match="BOS policy"):
+        TransformersEngine(str(tiny_model_dir), bos="maybe")
+    with pytest.raises(UserError, match="Unknown engine"):
+        load_engine("abacus", str(tiny_model_dir))
+    engine = TransformersEngine(str(tiny_model_dir))
+    with pytest.raises(UserError, match="256 positions"):
+        engine.nll([np.ones(257, np.int32)])
+
+
+def test_a_classifier_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    config = transformers.T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="Cannot load the model"):
+        TransformersEngine(str(tmp_path))
+
+
+def test_a_chat_model_is_warned_about(tiny_model_dir: Path, tmp_path: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir), train=True)
+    engine.tokenizer.chat_template = "{{ messages }}"
+    engine.save(tmp_path)
+    with pytest.warns(UserWarning, match="chat template"):
+        TransformersEngine(str(tmp_path))

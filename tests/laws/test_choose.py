@@ -1,0 +1,132 @@
+"""Choosing between laws, and choosing again in resamples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import worlds
+
+from pplscape.errors import UserError
+from pplscape.laws.build import build
+from pplscape.laws.choose import choose, cross_validate, obstacle, paired, pick, resampled
+from pplscape.laws.forms import get_form
+from pplscape.runs import Compositions, RunTable
+
+FEW = ("constant", "d-only", "d-only:anchored", "quadratic", "utility")
+
+
+@pytest.fixture(scope="module")
+def flat() -> RunTable:
+    return worlds.table("flat", trunks=10)
+
+
+@pytest.fixture(scope="module")
+def dirty() -> RunTable:
+    return worlds.table("utility", trunks=10)
+
+
+def test_a_flat_world_is_left_to_size(flat: RunTable) -> None:
+    law, choice = build(flat, FEW, bootstrap=0)
+    assert choice.chosen == "d-only:anchored"
+    assert "use random" in law.verdict
+    row = next(r for r in law.choice if r["form"] == "d-only:anchored")
+    assert row["cv_mae"] < 0.006
+    assert row["mae_over_gain"] == pytest.approx(row["cv_mae"] / np.mean(4.8 - flat.loss))
+
+
+def test_a_dirty_world_needs_the_utility_law(dirty: RunTable) -> None:
+    choice = choose(dirty, FEW)
+    assert choice.chosen == "utility"
+    scores = choice.trial("utility").scores
+    assert scores is not None
+    assert scores["spearman_within_size"] > 0.9
+    assert scores["top1_regret"] < 0.01
+    assert 0.7 <= scores["coverage"] <= 1.0
+
+
+def test_random_seeds_are_left_out_together(dirty: RunTable) -> None:
+    """With all random runs spoilt, their left-out prediction must not know of it."""
+    random = np.asarray(dirty.regime) == "random"
+    spoilt = replace(dirty, loss=dirty.loss + np.where(random, 1.0, 0.0))
+    honest, fooled = (cross_validate(get_form("d-only"), runs) for runs in (dirty, spoilt))
+    assert honest.by_regime is not None
+    assert fooled.by_regime is not None
+    np.testing.assert_allclose(honest.by_regime[random], fooled.by_regime[random])
+    assert not np.allclose(honest.by_regime[~random], fooled.by_regime[~random], atol=0.02)
+
+
+def test_the_largest_size_is_held_out(flat: RunTable) -> None:
+    trial = cross_validate(get_form("d-only:anchored"), flat)
+    largest = flat.tokens == flat.tokens.max()
+    assert trial.by_size is not None
+    assert np.isfinite(trial.by_size[largest]).all()
+    assert np.isnan(trial.by_size[~largest]).all()
+
+
+def test_forms_are_skipped_with_the_reason(flat: RunTable) -> None:
+    assert obstacle(get_form("chinchilla"), flat)[0] == "needs n_params"
+    assert obstacle(get_form("paper"), flat.take(slice(0, 9)))[0] == "needs at least 4 different regimes"
+    few = flat.take(slice(0, 15))
+    assert obstacle(get_form("extended"), few)[0] == "15 runs for 9 parameters; needs 27"
+    skipped, warning = obstacle(get_form("paper"), few)
+    assert skipped is None
+    assert warning == "15 runs for 7 parameters, 21 would be safe"
+    one_size = flat.take(flat.tokens == flat.tokens.max())
+    assert "same D" in str(obstacle(get_form("d-only"), one_size)[0])
+    two_sizes = flat.take(flat.tokens > flat.tokens.min())
+    assert "2 sizes over 2.8x" in str(obstacle(get_form("d-only"), two_sizes)[1])
+    alike = replace(flat, nll_mean=np.full(len(flat), 5.0))
+    assert "same composition" in str(obstacle(get_form("quadratic"), alike)[0])
+    with pytest.raises(UserError, match="No law can be fitted"):
+        choose(flat, ["chinchilla"])
+
+
+def test_one_standard_error_rule() -> None:
+    regimes = np.repeat(np.arange(10), 3).astype(str)
+    rng = np.random.default_rng(0)
+    best = 0.01 + 0.002 * rng.random(30)
+    near = best + 0.004 * rng.normal(size=30) + 0.0002
+    far = best + 0.008
+    order = np.array([0, 1, 2])
+    assert pick(np.stack([near, far, best]), regimes, order, "one-se") == (2, 0)
+    assert pick(np.stack([far, near, best]), regimes, order, "one-se") == (2, 1)
+    assert pick(np.stack([far, near, best]), regimes, order, "min") == (2, 2)
+
+
+def test_one_wild_regime_does_not_excuse_a_bad_form() -> None:
+    regimes = np.arange(10).astype(str)
+    best, wild = np.full(10, 0.02), np.full(10, 0.021)
+    wild[0] = 30.0  # difference 3.0, standard error 3.0
+    assert pick(np.stack([wild, best]), regimes, np.array([0, 1]), "one-se") == (1, 1)
+
+
+def test_paired_difference_counts_regimes_not_runs() -> None:
+    difference = np.array([0.0, 0.0, 0.0, 0.3, 0.3, 0.3])
+    mean, error = paired(difference, np.array(["a"] * 3 + ["b"] * 3))
+    assert mean == pytest.approx(0.15)
+    assert error == pytest.approx(np.std([0.0, 0.3], ddof=1) / np.sqrt(2))
+
+
+def test_resampled_redoes_the_choice(dirty: RunTable, flat: RunTable) -> None:
+    at: Compositions = dirty.take([2, 20])
+    found = resampled(dirty, FEW, at, 40, seed=3)
+    assert found.losses.shape == (40, 2)
+    assert np.asarray(found).shape == (40, 2)
+    assert found.forms.count("utility") > 30
+    again = resampled(dirty, FEW, at, 40, seed=3)
+    np.testing.assert_array_equal(found.losses, again.losses)
+    assert resampled(flat, FEW, at, 40, seed=3).forms.count("d-only:anchored") > 30
+
+
+def test_resampled_leaves_out_what_it_cannot_predict(dirty: RunTable) -> None:
+    found = resampled(dirty, FEW, Compositions(tokens=np.array([1e5])), 10)
+    assert set(found.forms) <= {"constant", "d-only", "d-only:anchored"}
+    with pytest.raises(UserError, match="too few to resample"):
+        resampled(dirty.take(slice(0, 9)), ["d-only"], Compositions(tokens=np.array([1e5])), 10)
+
+
+def test_error_of_a_wild_prediction_is_capped(dirty: RunTable) -> None:
+    trial = cross_validate(get_form("extended"), dirty)
+    assert trial.errors(dirty.loss).max() <= 3 * 4.8

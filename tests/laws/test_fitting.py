@@ -1,0 +1,159 @@
+"""The fitter against known answers."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import worlds
+
+from pplscape.errors import UserError
+from pplscape.laws.fit import fit_form, fit_many, problem_of, setting_of
+from pplscape.laws.forms import get_form
+from pplscape.laws.polish import huber, polish
+from pplscape.laws.table import frame_of, noise_weights, seed_noise, size_classes
+from pplscape.runs import RunTable
+
+DATA = os.environ.get("PPLSCAPE_DATA")
+GRID_BEST = 0.00101827403
+"""Huber sum of the best grid start of Epoch AI's replication of arXiv 2203.15556 (240 runs, delta 1e-3)."""
+
+
+@pytest.fixture(scope="module")
+def chinchilla() -> RunTable:
+    if not DATA:
+        pytest.skip("PPLSCAPE_DATA is not set")
+    path = Path(DATA) / "law_tables" / "chinchilla_epoch" / "chinchilla_245.csv"
+    with open(path) as handle:
+        rows = [row for row in csv.DictReader(handle) if row["in_fit240"] == "1"]
+    columns = {k: np.array([float(row[k]) for row in rows]) for k in ("N", "D", "loss")}
+    return RunTable(tokens=columns["D"], n_params=columns["N"], loss=columns["loss"])
+
+
+def test_chinchilla_known_answer(chinchilla: RunTable) -> None:
+    fit = fit_form("chinchilla", chinchilla, delta=1e-3)
+    assert len(chinchilla) == 240
+    assert fit.objective <= GRID_BEST + 1e-9
+    expected = {"A": 477.842, "B": 2143.864, "E": 1.817236, "alpha": 0.347313, "beta": 0.367183}
+    for name, value in expected.items():
+        assert fit.params[name] == pytest.approx(value, rel=1e-3)
+    headline = {"A": (482.006, 124.5), "B": (2085.43, 1293), "E": (1.81686, 0.0257), "alpha": (0.34781, 0.0154)}
+    for name, (value, error) in headline.items():
+        assert abs(fit.params[name] - value) < error
+
+
+def test_the_sum_of_huber_losses_is_what_is_minimised(chinchilla: RunTable) -> None:
+    fit = fit_form("chinchilla", chinchilla, delta=1e-3)
+    residual = fit.log_loss(chinchilla) - np.log(chinchilla.loss)
+    assert fit.objective == pytest.approx(huber(residual, 1e-3).sum(), rel=1e-12)
+
+
+PLANTED = {
+    "constant": [3.3],
+    "d-only": [2.2, 30.0, 0.25],
+    "d-only:anchored": [2.0, 3.0, 0.4],
+    "d-only:rectified": [2.1, 1.2, 0.3, 0.6],
+    "monotone": [2.2, 60.0, 0.2, 0.3],
+    "paper": [2.2, 400.0, 0.3, -3e-4, 0.12, -2e-4, 0.3],
+    "extended": [2.2, 400.0, 0.2, -3e-4, 0.12, -2e-4, 1e-3, 5e-4, 0.3],
+    "quadratic": [2.2, 3e5, 3.0, 0.2, 0.3, 0.05, 0.2, 0.28],
+    "chinchilla": [50.0, 90.0, 1.9, 0.3, 0.35],
+}
+
+
+@pytest.mark.parametrize("spec", PLANTED)
+def test_planted_parameters_are_recovered(spec: str) -> None:
+    runs = worlds.table("flat", trunks=16, sizes=(32e3, 64e3, 128e3, 512e3), noise=0.0)
+    runs = replace(runs, n_params=np.random.default_rng(3).choice([1e6, 4e6, 2e7], len(runs)))
+    form, frame = get_form(spec), frame_of(runs)
+    loss = np.exp(form.log_loss(np.array([PLANTED[spec]]), runs, form.reframe(runs, frame))[0])
+    fit = fit_form(form, replace(runs, loss=loss), delta=1e-3)
+    np.testing.assert_allclose(list(fit.params.values()), PLANTED[spec], rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["utility", "utility:power"])
+def test_planted_utilities_are_recovered(spec: str) -> None:
+    """Up to the shrinkage, which is weak when noise is; E and beta trade off, so the loss is what must agree."""
+    runs = worlds.table("flat", trunks=18, noise=0.0, sizes=(32e3, 64e3, 128e3, 512e3))
+    form, frame = get_form(spec), frame_of(runs)
+    planted = [2.0, 0.4, 1.5 if spec == "utility" else 0.7, 1.0, 4.0, 5.0, 4.0, -1.0]
+    loss = np.exp(form.log_loss(np.array([planted]), runs, frame)[0])
+    fit = fit_form(form, replace(runs, loss=loss))
+    assert np.abs(np.exp(fit.log_loss(runs)) - loss).max() < 0.006
+    found = np.array(list(fit.params.values())[3:])
+    np.testing.assert_allclose(found / found.mean(), np.array(planted[3:]) / np.mean(planted[3:]), atol=0.15)
+
+
+def test_fits_do_not_depend_on_row_order_and_repeat() -> None:
+    runs = worlds.table("quadratic", noise=0.01)
+    order = np.random.default_rng(0).permutation(len(runs))
+    for spec in ("quadratic", "paper", "utility"):
+        one, again, other = fit_form(spec, runs), fit_form(spec, runs), fit_form(spec, runs.take(order))
+        assert one.params == again.params
+        np.testing.assert_allclose(np.exp(other.log_loss(runs)), np.exp(one.log_loss(runs)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["d-only", "d-only:anchored", "paper", "quadratic", "utility"])
+def test_random_starts_find_nothing_better(spec: str) -> None:
+    """Audit: 20 polished random starts do not beat variable projection by more than 0.1 %."""
+    runs = worlds.table("quadratic", noise=0.01)
+    setting = setting_of(get_form(spec), runs)
+    log_loss, weight = np.log(runs.loss)[None], np.ones((1, len(runs)))
+    theta, value, strength = fit_many(setting, log_loss, weight)
+    rng = np.random.default_rng(1)
+    problem = problem_of(setting, log_loss, weight, strength).rows(np.zeros(20, int))
+    low, high = problem.bounds()
+    scattered = theta + rng.normal(size=(20, theta.shape[1])) * (0.3 * np.abs(theta) + 0.1)
+    _, others = polish(problem, np.clip(scattered, low, high), max_steps=300)
+    assert value[0] <= others.min() * 1.001
+
+
+def test_weight_zero_is_the_same_as_leaving_a_run_out() -> None:
+    runs = worlds.table("quadratic", noise=0.01)
+    keep = np.ones(len(runs))
+    keep[3:9] = 0
+    for spec in ("d-only", "quadratic"):
+        setting = setting_of(get_form(spec), runs, delta=1e-2)
+        theta, value, _ = fit_many(setting, np.log(runs.loss)[None], keep[None], precise=True)
+        alone = fit_form(spec, runs.take(keep > 0), delta=1e-2)
+        assert value[0] == pytest.approx(alone.objective, rel=1e-6)
+        predicted = np.exp(setting.form.evaluate(theta, setting.data, setting.frame, False)[0][0])
+        np.testing.assert_allclose(predicted, np.exp(alone.log_loss(runs)), rtol=1e-4)
+
+
+def test_seed_noise_is_that_of_repeated_regimes() -> None:
+    tokens = np.tile([1000.0, 1010.0, 8000.0, 8010.0], 2)
+    loss = np.array([3.0, 3.0, 2.5, 2.5, 3.03, 3.03, 2.525, 2.525])
+    runs = RunTable(
+        tokens=tokens, loss=loss, group=np.repeat(["a", "b"], 4), regime=np.full(8, "random")
+    )
+    cell = np.std(np.log([3.0, 3.03]))
+    assert seed_noise(runs) == pytest.approx(cell * np.sqrt(4 / 3), rel=0.02)
+    assert seed_noise(replace(runs, regime=runs.group)) is None
+    assert seed_noise(replace(runs, regime=runs.group, noise=0.01 * loss)) == pytest.approx(0.01)
+
+
+def test_nearly_equal_sizes_are_one_size() -> None:
+    assert size_classes(np.array([1000.0, 1020.0, 2000.0, 990.0, 2010.0])).tolist() == [0, 0, 1, 0, 1]
+
+
+def test_the_noise_column_weighs_runs() -> None:
+    runs = replace(worlds.table("flat"), noise=np.where(np.arange(36) < 18, 0.005, 0.05))
+    weight = noise_weights(runs)
+    assert weight[0] / weight[-1] == pytest.approx(100, rel=0.5)
+    shifted = replace(runs, loss=runs.loss + np.where(np.arange(36) < 18, 0.0, 0.3))
+    assert fit_form("constant", shifted).params["L_mean"] < fit_form(
+        "constant", replace(shifted, noise=None)
+    ).params["L_mean"]
+
+
+def test_missing_columns_are_named() -> None:
+    runs = RunTable(tokens=np.array([1.0, 2.0, 4.0]), loss=np.array([3.0, 2.5, 2.2]))
+    with pytest.raises(UserError, match="needs ppl_mean, ppl_std"):
+        fit_form("paper", runs)
+    with pytest.raises(UserError, match="needs base_loss"):
+        fit_form("d-only:anchored", runs)

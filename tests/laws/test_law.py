@@ -1,0 +1,100 @@
+"""law.json: complete, unrounded, data only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import worlds
+
+from pplscape.errors import UserError
+from pplscape.laws.build import build
+from pplscape.laws.law import Law
+from pplscape.runs import RunTable
+
+
+@pytest.fixture(scope="module")
+def runs() -> RunTable:
+    return worlds.table("utility", trunks=10)
+
+
+@pytest.fixture(scope="module")
+def law(runs: RunTable) -> Law:
+    return build(runs, ["d-only", "monotone", "paper:var", "quadratic", "utility"], bootstrap=30)[0]
+
+
+def test_json_round_trip_is_exact(law: Law, runs: RunTable, tmp_path: Path) -> None:
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps(law.to_json(), allow_nan=False))
+    again = Law.from_json(path)
+    assert again == law
+    assert Law.from_json(tmp_path) == law
+    for form in ("utility", "quadratic", "paper", "monotone", "d-only"):
+        one, other = law.alternative(form), again.alternative(form)
+        np.testing.assert_array_equal(one.predict(runs), other.predict(runs))
+        np.testing.assert_array_equal(one.predict_interval(runs), other.predict_interval(runs))
+
+
+def test_the_contract_is_kept(law: Law) -> None:
+    value = law.to_json()
+    assert set(value) >= {
+        "form", "scale", "reading", "params", "intervals", "covered", "resamples", "diagnostics", "optimum",
+        "base_loss", "noise", "bins", "winsor", "tokenizer", "chunk_tokens", "model", "verdict", "choice",
+        "alternatives",
+    }  # fmt: skip
+    assert set(value["diagnostics"]) >= {
+        "cv_mae", "mae_over_gain", "spearman", "top1_regret", "coverage", "condition_number", "vif", "d_span",
+        "n_runs", "n_trunks", "d_variance_share",
+    }  # fmt: skip
+    assert value["optimum"]["kind"] == "none"
+    kinds = {a["form"]: a["optimum"]["kind"] for a in value["alternatives"]}
+    assert kinds["quadratic"] in ("interior", "saddle", "unbounded", "edge")
+    assert value["params"].keys() == value["intervals"].keys()
+    assert len(value["resamples"]["params"]) == 30
+    assert value["base_loss"] == 4.8
+
+
+def test_alternatives_are_found_by_family(law: Law) -> None:
+    assert law.alternative("paper").form == "paper:var"
+    assert law.alternative("paper").reading == "var"
+    assert law.alternative(law.form) is law
+    with pytest.raises(UserError, match="has no extended law; it has: utility"):
+        law.alternative("extended")
+
+
+def test_predictions_outside_the_pilots_are_flagged(law: Law, runs: RunTable) -> None:
+    for form in ("quadratic", "paper", "monotone", "utility"):
+        assert not law.alternative(form).extrapolates(runs).any()
+    assert runs.bin_tokens is not None
+    columns = {k: getattr(runs, k).copy() for k in ("nll_mean", "ppl_mean", "bin_tokens")}
+    columns["nll_mean"][0] += 3
+    columns["ppl_mean"][0] *= 30
+    columns["bin_tokens"][0, 0] = 10 * runs.bin_tokens.max()
+    moved = replace(runs, **columns)
+    for form in ("quadratic", "paper", "monotone", "utility"):
+        flags = law.alternative(form).extrapolates(moved)
+        assert flags[0]
+        assert not flags[1:].any()
+    assert not law.alternative("d-only").extrapolates(moved).any()
+    np.testing.assert_allclose(law.size_ratio(runs).max(), 1.0)
+
+
+def test_what_is_not_a_law_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no law at"):
+        Law.from_json(tmp_path / "law.json")
+    (tmp_path / "law.json").write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        Law.from_json(tmp_path)
+    (tmp_path / "law.json").write_text('{"form": "paper"}')
+    with pytest.raises(UserError, match="not a law.json"):
+        Law.from_json(tmp_path)
+
+
+def test_a_law_says_which_columns_it_lacks(law: Law) -> None:
+    from pplscape.runs import Compositions
+
+    with pytest.raises(UserError, match="needs bin_tokens to predict"):
+        law.alternative("utility").predict(Compositions(tokens=np.array([1e5])))

@@ -1,0 +1,207 @@
+"""The stage `fit`: any table of runs in, a law out; what is wrong with a table is said clearly."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pplscape.errors import StaleOutput, UserError
+from pplscape.laws.law import Law
+from pplscape.runs import RunTable
+from pplscape.stages.fit import fit, load_runs, read_runs
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+import worlds
+
+QUICK = ["constant", "d-only", "d-only:anchored", "quadratic"]
+
+
+def rows_of(runs: RunTable) -> list[dict[str, Any]]:
+    """Rows as `pplscape pilot` writes them."""
+    assert runs.group is not None
+    assert runs.regime is not None
+    rows = []
+    for i in range(len(runs)):
+        row: dict[str, Any] = {"run_id": f"run-{i}", "group": str(runs.group[i]), "regime": str(runs.regime[i])}
+        row |= {"tokens": int(runs.tokens[i]), "loss": float(runs.loss[i]), "base_loss": 4.8, "status": "ok"}
+        row |= {k: float(getattr(runs, k)[i]) for k in ("nll_mean", "nll_std", "ppl_mean", "ppl_std")}
+        assert runs.bin_tokens is not None
+        rows.append(row | {"bin_tokens": runs.bin_tokens[i].tolist(), "bins_hash": "abc", "reason": None})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    return rows_of(worlds.table("quadratic", trunks=9))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], names: list[str], delimiter: str = ",") -> Path:
+    lines = [delimiter.join(names), *(delimiter.join(str(r[n]) for n in names) for r in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_stage_writes_a_law(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    runs = write(tmp_path / "runs.jsonl", rows)
+    landscape = tmp_path / "landscape.json"
+    bins = {"edges": [1.0, 2.0, 3.0, 4.0], "share": [0.2] * 5, "hash": "abc", "by_bin": []}
+    feasible = {"nll": [[3.0, 0.01], [9.0, 0.01], [9.0, 3.0], [3.0, 3.0]], "ppl": []}
+    scoring = {"model": "demo", "tokenizer": "t", "chunk_tokens": 256}
+    winsor = {"nll": [3.0, 8.0], "ppl": [20.0, 3000.0]}
+    landscape.write_text(json.dumps({"bins": bins, "feasible": feasible, "winsor": winsor, "scoring": scoring}))
+    out = fit(runs, out=tmp_path / "law", forms=QUICK, bootstrap=30, landscape=landscape)
+    law = Law.from_json(out / "law.json")
+    assert law.form == "quadratic"
+    assert law.params["aD"] == pytest.approx(0.3, abs=0.02)
+    assert (law.model, law.tokenizer, law.chunk_tokens, law.winsor) == ("demo", "t", 256, winsor)
+    assert law.bins == {"edges": [1.0, 2.0, 3.0, 4.0], "share": [0.2] * 5, "hash": "abc"}
+    assert [a.bins for a in law.alternatives] == [law.bins] * 3
+    summary = (out / "summary.md").read_text()
+    assert law.verdict in summary
+    assert "| **quadratic** |" in summary
+    for name in ("predicted", "forms"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (out / f"{name}.svg").read_bytes()
+    before = (out / "law.json").stat().st_mtime_ns
+    fit(runs, out=tmp_path / "law", forms=QUICK, bootstrap=30, landscape=landscape)
+    assert (out / "law.json").stat().st_mtime_ns == before
+    with pytest.raises(StaleOutput):
+        fit(runs, out=tmp_path / "law", forms=QUICK, bootstrap=31, landscape=landscape)
+
+
+def test_two_columns_are_enough(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = write_csv(tmp_path / "mine.csv", rows, ["tokens", "loss"], ";")
+    out = fit(path, out=tmp_path / "law", bootstrap=20)
+    law = Law.from_json(out)
+    assert law.form in ("constant", "d-only")
+    skipped = {c["form"]: c["skipped"] for c in law.choice if c["skipped"]}
+    assert skipped["paper"] == "needs ppl_mean, ppl_std"
+    assert skipped["utility"] == "needs bin_tokens, base_loss"
+
+
+def test_same_table_same_bytes(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = write(tmp_path / "runs.jsonl", rows)
+    for name in ("a", "b"):
+        fit(path, out=tmp_path / name, forms=["d-only"], bootstrap=10)
+    for file in ("law.json", "summary.md", "forms.svg"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_columns_are_mapped(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    renamed = [
+        {"D": r["tokens"], "val": r["loss"], "m": r["nll_mean"], "sd": r["nll_std"], "t": r["group"]}
+        | {f"b{i}": b for i, b in enumerate(r["bin_tokens"] * 3)}
+        for r in rows
+    ]
+    path = write_csv(tmp_path / "mine.csv", renamed, list(renamed[0]))
+    mapping = {"loss": "val", "D": "D", "mu": "m", "sigma": "sd", "group": "t", "bins": "b*"}
+    runs = read_runs(path, mapping, scale="nll")
+    np.testing.assert_allclose(runs.nll_mean, [r["nll_mean"] for r in rows])
+    assert runs.ppl_mean is None
+    assert runs.bin_tokens is not None
+    assert runs.bin_tokens.shape == (len(rows), 15)
+    np.testing.assert_allclose(runs.bin_tokens[0, 10:], rows[0]["bin_tokens"])  # b10 after b9, not after b1
+
+
+def test_parquet_reads_the_same(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "runs.parquet")
+    one, other = read_runs(tmp_path / "runs.parquet"), read_runs(write(tmp_path / "runs.jsonl", rows))
+    for name in ("loss", "tokens", "nll_std", "bin_tokens", "regime"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_bin_shares_come_from_the_random_runs(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = write(tmp_path / "runs.jsonl", rows)
+    np.testing.assert_allclose(load_runs(path).bin_share, [0.2] * 5, atol=1e-9)
+    other = [{**r, "regime": f"mix-{i}"} for i, r in enumerate(rows)]
+    runs = load_runs(write(tmp_path / "other.jsonl", other))
+    assert any("bin shares are unknown" in w for w in runs.meta["warnings"])
+
+
+def test_failed_and_broken_runs_are_counted(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    spoilt = [dict(r) for r in rows]
+    spoilt[0] |= {"status": "failed", "loss": None, "reason": "out of memory"}
+    spoilt[1]["loss"] = float("nan")
+    spoilt[2]["loss"] = None
+    runs = read_runs(write(tmp_path / "runs.jsonl", [*spoilt, spoilt[5]]))
+    assert len(runs) == len(rows) - 3
+    reasons = {s["run"]: s["reason"] for s in runs.meta["skipped"]}
+    assert reasons == {
+        "run-0": "failed: out of memory",
+        "run-1": "loss is nan",
+        "run-2": "loss is None",
+        "run-5": "the same as run-5",
+    }
+    assert "4 runs left out" in runs.meta["warnings"][0]
+
+
+def broken(change: dict[str, Any], every: bool = True) -> Any:
+    return lambda rows: [r | change if every or i == 0 else r for i, r in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rows: [{k: v for k, v in r.items() if k != "loss"} for r in rows], "no column loss; it has: run_id"),
+        (broken({"tokens": 1000}), r"have the same D \(1,000 tokens\); a law needs at least 3 sizes over 8x"),
+        (broken({"loss": -0.1}, every=False), "losses of 0 or below"),
+        (broken({"tokens": 0}, every=False), "D must be above 0"),
+        (broken({"bins_hash": "other"}, every=False), "mixes runs with different bins"),
+        (broken({"bin_tokens": [1.0, 2.0]}, every=False), "different numbers of bins"),
+        (broken({"run_id": "run-1"}, every=False), "run_id run-1 occurs more than once"),
+        (broken({"nll_std": 0.0}, every=False), "nll_std must be above 0"),
+        (broken({"nll_mean": "high"}, every=False), "holds something that is not a number"),
+        (lambda rows: rows[:3], "3 usable runs; a law needs 4 or more"),
+        (lambda rows: [], "holds no runs"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(tmp_path: Path, rows: list[dict[str, Any]], spoil: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_runs(write(tmp_path / "runs.jsonl", spoil(rows)))
+
+
+def test_what_should_not_be_mixed_is_warned_of(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    mixed = [
+        r | {"schedule": f"s{i % 2}", "replay_share": 0.1 * (i % 2), "base_loss": 4.8 + i % 2, "regime": "random"}
+        for i, r in enumerate(rows)
+    ]
+    mixed[0]["ppl_mean"] = None
+    warnings = " ".join(read_runs(write(tmp_path / "runs.jsonl", mixed)).meta["warnings"])
+    for words in ("different replay shares", "different schedules", "base_loss differs", "ppl_mean is missing in 1",
+                  "Fewer than 4 regimes"):  # fmt: skip
+        assert words in warnings
+
+
+def test_unreadable_tables(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no table of runs"):
+        read_runs(tmp_path / "none.csv")
+    (tmp_path / "bad.jsonl").write_text('{"loss": 1}\n{"loss"\n')
+    with pytest.raises(UserError, match="line 2: not JSON"):
+        read_runs(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.csv").write_text("tokens,loss\n1,2\n3\n")
+    with pytest.raises(UserError, match="line 3: the number of fields"):
+        read_runs(tmp_path / "bad.csv")
+    (tmp_path / "bad.parquet").write_text("not parquet")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_runs(tmp_path / "bad.parquet")
+    with pytest.raises(UserError, match="does not know 'looss'"):
+        (tmp_path / "ok.csv").write_text("tokens,loss\n1,2\n")
+        read_runs(tmp_path / "ok.csv", {"looss": "loss"})
+
+
+def test_another_landscape_is_refused(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = write(tmp_path / "runs.jsonl", rows)
+    with pytest.raises(UserError, match="binned otherwise"):
+        load_runs(path, facts={"bins": {"edges": [], "share": [1.0], "hash": "xyz"}})

@@ -1,0 +1,132 @@
+"""The whole flow on the fake engine: it runs, resumes after real kills, and every number follows from the files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import pplscape
+from pplscape.engines.fake import FakeEngine
+from pplscape.manifest import MANIFEST, read_manifest
+
+
+def write_corpus(path: Path, n: int = 260) -> None:
+    """Documents of two kinds: repetitive (soon known) and varied (worth learning), some of them noise."""
+    rng = np.random.default_rng(0)
+    words = [f"{a}{b}" for a in ("ba", "ko", "mi", "tu", "sel", "dor") for b in ("n", "ra", "lim", "t", "vo", "xe")]
+    rows = []
+    for i in range(n):
+        vocabulary = words[: rng.integers(2, len(words))]
+        text = " ".join(rng.choice(vocabulary, rng.integers(150, 260)))
+        if i % 7 == 0:
+            text = "".join(chr(c) for c in rng.integers(33, 126, len(text)))
+        rows.append({"id": f"doc-{i}", "text": text, "metadata": {"kind": i % 3}})
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def write_base(tokenizer_dir: Path, folder: Path) -> Path:
+    """A fake base model that has read the first documents of the corpus' first words."""
+    base = FakeEngine(str(tokenizer_dir))
+    base.reset()
+    base.step(base.encode(["ban kora milim tut selvo dorxe " * 200]), 1e-3)
+    base.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    folder = tmp_path_factory.mktemp("flow")
+    write_corpus(folder / "corpus.jsonl")
+    base = write_base(tiny_tokenizer_dir, folder / "base")
+    content = {
+        "model": str(base), "corpus": [str(folder / "corpus.jsonl")], "budget": "12%", "engine": "fake",
+        "pilots": {"tokens": 60_000, "designed": 5, "random_seeds": 3}, "bins": 4, "chunk_tokens": 64, "min_tokens": 16,
+        "training": {"learning_rate": 1e-3, "warmup_tokens": 256, "step_tokens": 256}, "valid_tokens": 4000, "bootstrap": 60,
+        "test_tokens": 4000, "arm_seeds": 2,
+    }  # fmt: skip
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    pplscape.run(config, out=out)
+    return out
+
+
+def stage_folders(out: Path) -> list[Path]:
+    return sorted(p.parent for p in out.rglob(MANIFEST))
+
+
+def data_files(out: Path) -> dict[str, dict[str, str]]:
+    """sha256 of every data file, by stage; the report embeds times and is left out."""
+    folders = [f for f in stage_folders(out) if f.name != "report"]
+    return {str(f.relative_to(out)): read_manifest(f)["files"] for f in folders}
+
+
+def test_every_stage_leaves_a_manifest(whole: Path) -> None:
+    stages = {read_manifest(f)["stage"] for f in stage_folders(whole)}
+    assert stages >= {
+        "prepare", "score", "landscape", "plan", "pilot", "fit", "select", "train", "evaluate", "compare",
+    }  # fmt: skip
+    assert (whole / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_runs_follow_the_contract(whole: Path) -> None:
+    from pplscape.schema import RUN_FIELDS
+
+    rows = [json.loads(line) for line in (whole / "pilots/runs.jsonl").read_text().splitlines()]
+    assert all(set(r) == set(RUN_FIELDS) for r in rows)
+    assert len(rows) == 8 * 4
+    assert all(r["status"] == "ok" and r["loss"] < r["base_loss"] for r in rows)
+    for r in rows:
+        assert sum(r["bin_tokens"]) == r["tokens"] == r["unique_tokens"]
+
+
+def test_arms_are_equal_in_tokens_and_within_budget(whole: Path) -> None:
+    budget = json.loads((whole / "selection/selection.json").read_text())["budget"]
+    arms = json.loads((whole / "comparison/comparison.json").read_text())["arms"]
+    assert len(arms) >= 2
+    assert all(budget - 64 < a["tokens"] <= budget for a in arms)
+
+
+def test_the_subset_is_in_the_inputs_format(whole: Path) -> None:
+    rows = [json.loads(line) for line in (whole / "selection/subset/corpus.jsonl").read_text().splitlines()]
+    assert rows
+    assert all(set(r) == {"id", "text", "metadata"} for r in rows)
+
+
+def test_a_second_run_does_nothing(whole: Path, config: Path) -> None:
+    before = {f: (f / MANIFEST).stat().st_mtime_ns for f in stage_folders(whole) if f.name != "report"}
+    pplscape.run(config, out=whole)
+    assert before == {f: (f / MANIFEST).stat().st_mtime_ns for f in before}
+
+
+def test_killed_anywhere_the_data_files_are_the_same(whole: Path, config: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pplscape", "run", str(config), "--out", str(tmp_path / "run")]
+    for delay in (1.5, 2.5, 3.5, 4.5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert data_files(tmp_path / "run") == data_files(whole)
+
+
+def test_another_configuration_in_the_same_folder_is_refused(whole: Path, config: Path) -> None:
+    command = [sys.executable, "-m", "pplscape", "run", str(config), "seed=5", "--out", str(whole)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "another configuration" in done.stderr
+    assert "Traceback" not in done.stderr
