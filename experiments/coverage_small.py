@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pplscape.laws.choose import obstacle
 from pplscape.laws.fit import fit_form
+from pplscape.laws.forms import get_form
 from pplscape.laws.law import law_of
 from pplscape.laws.uncertainty import uncertainty
 from pplscape.runs import Compositions
@@ -85,6 +87,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for truth, form in CASES:
         for trunks in options.trunks:
+            if reason := obstacle(get_form(form), worlds.table(truth, trunks=trunks))[0]:
+                print(f"| {form} | {trunks} | not fitted: {reason} | | | | | | | |")
+                continue
             for method in options.methods:
                 start = time.perf_counter()
                 found = measure(truth, form, trunks, method, options.data_sets, options.resamples)

@@ -116,6 +116,7 @@ def _true_loss(content: dict, worth: np.ndarray, budget: int, key: str) -> float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=100)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--resamples", type=int, default=100)
     parser.add_argument("--chunks", type=int, default=4000)
     parser.add_argument("--designed", type=int, default=7)
@@ -129,7 +130,7 @@ def main() -> None:
     for world in arguments.worlds.split(","):
         rows = []
         with open(arguments.out, "a") as file:
-            for seed in range(arguments.repetitions):
+            for seed in range(arguments.first_seed, arguments.first_seed + arguments.repetitions):
                 rows.append(one(world, seed, arguments))
                 file.write(json.dumps(rows[-1]) + "\n")
                 file.flush()

@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+settings.register_profile("shared-machine", deadline=None)  # first calls build tables; machines are shared
+settings.load_profile("shared-machine")
 
 END = "<|endoftext|>"
 SENTENCES = (

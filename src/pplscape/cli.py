@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so `--help` needs no torch.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -440,6 +441,7 @@ def report(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: user errors end with exit code 2 and one sentence; warnings are one line each."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on shared cores, spinning threads cost up to 5 x the CPU time
     warnings.showwarning = _show_warning
     try:
         app(args=list(arguments) if arguments is not None else None, standalone_mode=True)

@@ -70,6 +70,7 @@ class RunConfig(_Strict):
     bins: int = Field(default=10, ge=2, le=50)
     valid_tokens: int = Field(default=50_000, gt=0)
     test_tokens: int = Field(default=100_000, gt=0)
+    general_tokens: int = Field(default=12_288, gt=0, description="size of the self-samples")
     limit_tokens: int | None = Field(default=None, gt=0, description="read about this many tokens of the corpus")
     forms: list[str] | None = Field(default=None, description="laws to fit; default: all the runs permit")
     bootstrap: int = Field(default=500, ge=0)
@@ -85,7 +86,7 @@ class RunConfig(_Strict):
     def _text(cls, value: Any) -> str:
         return str(value)
 
-    @field_validator("limit_tokens", "valid_tokens", "test_tokens", mode="before")
+    @field_validator("limit_tokens", "valid_tokens", "test_tokens", "general_tokens", mode="before")
     @classmethod
     def _whole(cls, value: Any) -> Any:
         return int(value) if isinstance(value, float) and value.is_integer() else value

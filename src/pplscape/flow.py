@@ -24,6 +24,8 @@ from pplscape.stages.select import select
 from pplscape.stages.train import train
 
 DEMO_MODEL = "demo"
+DEMO_FILE_BYTES, DEMO_BYTES_PER_TOKEN = 30_000, 8
+"""Small files, so that the demo's pool holds many documents; enough bytes for its tokens, duplicates removed."""
 LAW_STRATEGIES = ("dos", "maxent", "allocate")
 
 
@@ -93,7 +95,10 @@ class Flow:
         """The user's general text, else text sampled from the base model."""
         if self.config.general:
             return self.config.general
-        folder = sample(self.model, out=self.out / "general", length=self.config.chunk_tokens, **self.engine, **self.again)
+        folder = sample(
+            self.model, out=self.out / "general", tokens=self.config.general_tokens, length=self.config.chunk_tokens,
+            **self.engine, **self.again,
+        )  # fmt: skip
         return [str(folder / "general.jsonl")]
 
     def selection(self) -> None:
@@ -141,18 +146,19 @@ def demo_config(quick: bool, limit_tokens: int | None = None) -> RunConfig:
     """The demo: the embedded model meets the Python sources and documentation of the running environment."""
     from pplscape.demo.corpus import python_corpus
 
-    size = {"limit_tokens": limit_tokens or (300_000 if quick else 1_100_000)}
+    tokens = limit_tokens or (300_000 if quick else 1_100_000)
     small = {
         "budget": "32k", "pilots": {"tokens": 150_000, "designed": 5, "random_seeds": 3}, "arm_seeds": 2, "bins": 4,
-        "valid_tokens": 12_000, "test_tokens": 16_000, "bootstrap": 100,
+        "valid_tokens": 5_000, "test_tokens": 12_000, "general_tokens": 3_072, "bootstrap": 100,
         "training": {"warmup_tokens": 2048, "step_tokens": 1024},
     }  # fmt: skip
     full = {
         "budget": "128k", "pilots": {"tokens": 700_000, "designed": 7, "random_seeds": 3}, "arm_seeds": 3, "bins": 5,
-        "valid_tokens": 24_000, "test_tokens": 48_000, "bootstrap": 200,
+        "valid_tokens": 16_000, "test_tokens": 40_000, "general_tokens": 6_144, "bootstrap": 200,
         "training": {"warmup_tokens": 4096, "step_tokens": 2048},
     }  # fmt: skip
-    content: dict[str, Any] = {"model": DEMO_MODEL, "corpus": python_corpus(), "chunk_tokens": 256, **size}
+    content: dict[str, Any] = {"model": DEMO_MODEL, "chunk_tokens": 256, "limit_tokens": tokens}
+    content["corpus"] = python_corpus(max_bytes=DEMO_BYTES_PER_TOKEN * tokens, max_file_bytes=DEMO_FILE_BYTES)
     return parse_config(content | (small if quick else full), "the demo's configuration")
 
 

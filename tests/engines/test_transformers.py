@@ -72,7 +72,7 @@ def test_independent_of_batch_and_order(tiny_model_dir: Path, monkeypatch: pytes
     backwards = engine.nll(chunks[::-1])[::-1]
     engine.batch_tokens = 1
     alone = engine.nll(chunks)
-    monkeypatch.setattr(module, "LOGIT_BYTES", 4 * len(engine.tokenizer) * 5)  # five positions of logits at a time
+    monkeypatch.setitem(module.LOGIT_BYTES, engine.device, 4 * len(engine.tokenizer) * 5)  # five positions of logits at a time
     sliced = engine.nll(chunks)
     for other in (backwards, alone, sliced):
         for a, b in zip(together, other, strict=True):
@@ -82,7 +82,7 @@ def test_independent_of_batch_and_order(tiny_model_dir: Path, monkeypatch: pytes
 def test_full_logits_never_exist(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head is asked for no more positions at once than LOGIT_BYTES allows."""
     engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
-    monkeypatch.setattr(module, "LOGIT_BYTES", 4 * len(engine.tokenizer) * 5)
+    monkeypatch.setitem(module.LOGIT_BYTES, engine.device, 4 * len(engine.tokenizer) * 5)
     seen: list[int] = []
     engine.model.get_output_embeddings().register_forward_hook(lambda m, i, o: seen.append(o.shape[0]))
     engine.nll(_chunks(len(engine.tokenizer)))

@@ -89,7 +89,7 @@ def test_what_is_not_a_law_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not JSON"):
         Law.from_json(tmp_path)
     (tmp_path / "law.json").write_text('{"form": "paper"}')
-    with pytest.raises(UserError, match="not a law.json"):
+    with pytest.raises(UserError, match=r"not a law\.json"):
         Law.from_json(tmp_path)
 
 

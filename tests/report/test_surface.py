@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pplscape.report.surface import (
+    Mesh,
     compositions_of,
     feasible_mesh,
     hull,
@@ -34,11 +35,13 @@ def test_the_pools_own_moments_need_no_tilt(facts, scale):
 
 def test_random_composition_has_the_pools_bin_shares(facts):
     pool, bins = facts["scale"]["nll"], facts["bins"]
-    found, _ = tilted_compositions(facts, "nll", np.array([pool["mean"]]), np.array([pool["std"]]), 1000.0, bins, 5.0)
+    mean, std = np.array([pool["mean"]]), np.array([pool["std"]])
+    found = tilted_compositions(facts, "nll", mean, std, tilt_to(facts, "nll", mean, std), 1000.0, bins, 5.0)
     assert found.bin_tokens[0] == pytest.approx(1000 * np.asarray(bins["share"]), rel=1e-4)
     assert found.ppl_mean[0] == pytest.approx(facts["scale"]["ppl"]["mean"], rel=1e-4)
     assert found.ppl_std[0] == pytest.approx(facts["scale"]["ppl"]["std"], rel=1e-4)
-    assert found.tokens.tolist() == [1000.0] and found.n_params.tolist() == [5.0]
+    assert found.tokens.tolist() == [1000.0]
+    assert found.n_params.tolist() == [5.0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,16 +74,17 @@ def test_mesh_fills_the_feasible_set_within_the_box(facts):
 
 def test_surface_is_the_laws_prediction(facts):
     class Law:
-        bins = None
+        bins, scale = facts["bins"], None
 
         def predict(self, subsets):
             assert subsets.bin_tokens.shape == (len(subsets), 6)
             return subsets.nll_mean - subsets.nll_std + subsets.tokens / 1e6
 
-    surface = loss_surface(Law(), facts, "nll", (4.6, 5.4, 0.2, 1.2), 1e5, None)
+    mesh = Mesh.of(facts, "nll", (4.6, 5.4, 0.2, 1.2))
+    surface = loss_surface(Law(), facts, mesh, 1e5, None)
     known = np.isfinite(surface.loss)
     assert known.mean() > 0.9
-    assert surface.loss[known] == pytest.approx((surface.mean - surface.std + 0.1)[known])
+    assert surface.loss[known] == pytest.approx((mesh.mean - mesh.std + 0.1)[known])
 
 
 def test_hull_surrounds_the_points_and_survives_flat_ones():
@@ -96,11 +100,17 @@ def test_hull_surrounds_the_points_and_survives_flat_ones():
 
 def test_box_holds_all_points():
     low, high, bottom, top = plane_box([(1.0, 0.0), (3.0, 2.0)])
-    assert low < 1 and high > 3 and bottom == 0 and top > 2
+    assert low < 1
+    assert high > 3
+    assert bottom == 0
+    assert top > 2
+    assert plane_box([(10.0, 1.0), (1000.0, 100.0)], "ppl")[0] > 5
     assert plane_box([(1.0, 1.0)])[0] < 1 < plane_box([(1.0, 1.0)])[1]
 
 
 def test_columns_that_a_run_lacks_are_none():
     rows = [{"tokens": 10, "nll_mean": 1.0}, {"tokens": 20, "nll_mean": None}]
     found = compositions_of(rows)
-    assert found.tokens.tolist() == [10, 20] and found.nll_mean is None and found.bin_tokens is None
+    assert found.tokens.tolist() == [10, 20]
+    assert found.nll_mean is None
+    assert found.bin_tokens is None

@@ -196,8 +196,8 @@ def test_unreadable_tables(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_text("not parquet")
     with pytest.raises(UserError, match="cannot be read"):
         read_runs(tmp_path / "bad.parquet")
+    (tmp_path / "ok.csv").write_text("tokens,loss\n1,2\n")
     with pytest.raises(UserError, match="does not know 'looss'"):
-        (tmp_path / "ok.csv").write_text("tokens,loss\n1,2\n")
         read_runs(tmp_path / "ok.csv", {"looss": "loss"})
 
 

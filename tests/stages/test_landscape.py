@@ -66,7 +66,9 @@ def test_known_answers_on_four_chunks(tmp_path):
     scores = write_scores(tmp_path / "scores", x, length, ["a", "a", "b", "b"])
     facts = read(landscape(scores, budget=300, n_bins=2, out=tmp_path / "out"))
     nats = float(np.sum(x * length))
-    assert facts["tokens"] == 600 and facts["n_chunks"] == 4 and facts["n_bytes"] == 2400
+    assert facts["tokens"] == 600
+    assert facts["n_chunks"] == 4
+    assert facts["n_bytes"] == 2400
     assert facts["corpus_ppl"] == pytest.approx(np.exp(nats / 600))
     assert facts["mean_chunk_ppl"] == pytest.approx(7.5)
     assert facts["bits_per_byte"] == pytest.approx(nats / np.log(2) / 2400)
@@ -85,8 +87,10 @@ def test_everything_adds_up(pool, tmp_path):
         assert sum(r["tokens"] for r in rows) == length.sum()
         assert sum(r["n_chunks"] for r in rows) == len(x)
     cells = facts["histogram"]
-    assert np.sum(cells["counts"]) == len(x) and np.sum(cells["tokens"]) == length.sum()
-    assert len(cells["edges"]) == 61 and len(cells["sources"]) == 6
+    assert np.sum(cells["counts"]) == len(x)
+    assert np.sum(cells["tokens"]) == length.sum()
+    assert len(cells["edges"]) == 61
+    assert len(cells["sources"]) == 6
     for scale, values in (("nll", x), ("ppl", np.exp(x))):
         limits = winsor_limits(values)
         expected = moments(values, limits)
@@ -128,8 +132,24 @@ def test_every_subset_lies_within_the_feasible_boundary(scale):
     for _ in range(100):
         subset = rng.choice(values, n, replace=False)
         assert inside.contains_point((subset.mean(), np.mean(subset**2)), radius=-1e-9 * span)
-    assert ring[:, 0].min() == pytest.approx(np.sort(values)[:n].mean(), rel=0.02)
-    assert ring[:, 0].max() == pytest.approx(np.sort(values)[-n:].mean(), rel=0.02)
+    assert ring[:, 0].min() == pytest.approx(np.sort(values)[:n].mean())
+    assert ring[:, 0].max() == pytest.approx(np.sort(values)[-n:].mean())
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3])
+@pytest.mark.parametrize("scale", ["nll", "ppl"])
+def test_narrowest_and_widest_subsets_lie_on_the_boundary(scale, share):
+    x = np.random.default_rng(2).gamma(9, 0.5, 3000)
+    n = int(share * len(x))
+    values = x if scale == "nll" else np.exp(x)
+    values = np.sort(np.clip(values, *winsor_limits(values)))
+    ring = np.asarray(feasible_boundary(x, scale, n))
+    apart = np.concatenate([values[: n // 2], values[n // 2 - n :]])
+    assert ring[:, 1].max() >= apart.std() * 0.999
+    for start in (100, 1000, 1900):
+        window = values[start : start + n]
+        near = np.interp(window.mean(), *ring[: ring[:, 0].argmax()].T)
+        assert near == pytest.approx(window.std(), rel=0.02 if share > 0.02 else 0.1)
 
 
 def test_far_outliers_do_not_flatten_the_histogram(tmp_path):
@@ -192,13 +212,15 @@ def test_samples_come_from_their_bin(pool, tmp_path, monkeypatch):
         for s in samples:
             assert row["low"] <= s["nll"] <= row["high"]
             assert s["nll"] == pytest.approx(x[int(s["doc_id"][1:])])
-            assert len(s["text"]) == 300 and s["text"].startswith(s["doc_id"])
+            assert len(s["text"]) == 300
+            assert s["text"].startswith(s["doc_id"])
 
 
 def test_one_chunk_pool(tmp_path):
     scores = write_scores(tmp_path / "scores", np.array([3.0]), np.array([100]), ["a"])
     facts = read(landscape(scores, budget=100, out=tmp_path / "out"))
-    assert facts["bins"]["share"] == [1.0] and facts["scale"]["nll"]["std"] == 0
+    assert facts["bins"]["share"] == [1.0]
+    assert facts["scale"]["nll"]["std"] == 0
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from pplscape.stages.prepare import prepare
 from pplscape.text import ingest
 from pplscape.text.clean import GRAM, hash_words, sequences
 from pplscape.text.prepared import Prepared
+from pplscape.text.read import Columns
 from pplscape.text.tokenizer import load_tokenizer
 
 VOCABULARY = [f"{a}{b}{c}" for a in "bcdfglmnprst" for b in "aeiou" for c in ("n", "rs", "lt")]
@@ -143,23 +144,26 @@ def test_nothing_of_the_pool_is_in_held_out_or_evaluation_text(
     rows[1]["text"] = held[1]["text"] + " Indeed."
     rows[2]["text"] += " " + bench[0]["text"] + " " + rows[2]["text"][::-1]
     rows[3]["text"] = rows[3]["text"] + bench[1]["text"][:40]
-    files = {
+    files: dict[str, Any] = {
         "heldout": [write(tmp_path / "held.jsonl", held)],
-        "eval": [write(tmp_path / "bench.jsonl", bench)],
+        "eval": [write(tmp_path / "bench.jsonl", [{"question": r["text"]} for r in bench] + [{"question": ""}])],
+        "eval_columns": Columns("question"),
     }
     prepared = run(tmp_path, tiny_tokenizer_dir, rows, **files)
     check(prepared, tokenizer)
     assert doc_ids(prepared, "valid") | doc_ids(prepared, "test") == {r["id"] for r in held}
     why = {r["doc_id"]: r["reason"] for r in rejected(prepared) if r["chunk_index"] is None}
     assert why == {"0-0": "overlap_heldout", "0-1": "overlap_heldout", "0-2": "overlap_eval"}
+    assert prepared.manifest["counts"]["eval"] == {"documents": 10, "rejected": {"empty": 1}}
     tokens = prepared.manifest["counts"]["splits"]
     assert abs(tokens["valid"]["tokens"] - tokens["test"]["tokens"]) < 0.2 * tokens["valid"]["tokens"]
 
 
 def test_overlap_is_measured_against_all_held_out_text(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     rng = random.Random(3)
-    shared = [sentence(rng, 30) for _ in range(8)]
-    rows = [{"id": str(i), "text": " ".join([*rng.sample(shared, 2), sentence(rng, 40)])} for i in range(60)]
+    shared = [sentence(rng, 30) for _ in range(12)]
+    rows = [{"id": str(i), "text": f"{sentence(rng, 40)} {rng.choice(shared)}"} for i in range(60)]
+    rows += [{"id": str(i), "text": f"{sentence(rng, 40)} {sentence(rng, 30)}"} for i in range(60, 120)]
     prepared = run(tmp_path, tiny_tokenizer_dir, rows, near_duplicates="keep")
     grams = [
         set(sequences(hash_words(t), GRAM).tolist())
@@ -168,6 +172,7 @@ def test_overlap_is_measured_against_all_held_out_text(tmp_path: Path, tiny_toke
         for t in prepared.documents(split, k)["text"].to_pylist()
     ]
     protected = set().union(*grams)
+    assert prepared.manifest["counts"]["documents"]["rejected"]["overlap_heldout"] > 5
     for k in prepared.parts("pool"):
         for text in prepared.documents("pool", k)["text"].to_pylist():
             own = set(sequences(hash_words(text), GRAM).tolist())
@@ -286,6 +291,12 @@ def test_bad_options_get_a_sentence(
 def test_a_corpus_of_nothing_usable_says_why(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     with pytest.raises(UserError, match=r"No usable document in .*: 3 too_short"):
         run(tmp_path, tiny_tokenizer_dir, [{"text": "Hi."}] * 3)
+
+
+def test_a_pool_that_is_all_held_out_says_so(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    held = [write(tmp_path / "held.jsonl", corpus(10))]
+    with pytest.raises(UserError, match=r"Nothing is left in pool: 10 overlap_heldout"):
+        run(tmp_path, tiny_tokenizer_dir, corpus(10), heldout=held)
 
 
 def test_prepared_refuses_other_folders(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:

@@ -180,7 +180,7 @@ def test_explicit_strategies_are_obeyed_with_the_verdict(scores: Path, fitted: d
         found = run(scores, tmp_path / strategy, strategy=strategy, **law)
         assert found["used"] == strategy
         assert found["target"]["scale"] == "ppl"
-        assert found["achieved"]["ppl"]["mean"] == pytest.approx(found["target"]["mean"], rel=0.01)
+        assert found["achieved"]["ppl"]["mean"] == pytest.approx(found["target"]["mean"], rel=0.03)
         assert found["gate"]["p10"] is not None
     mine = run(scores, tmp_path / "m", strategy="maxent", target_mean=4.4, target_std=0.4, scale="nll", **law)
     assert mine["target"] == {"mean": 4.4, "std": 0.4, "scale": "nll"}

@@ -99,7 +99,7 @@ def test_the_pattern_is_recognised(splitter: str) -> None:
 
 
 @pytest.mark.parametrize("splitter", SPLITTERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TEXTS)
 @example("a  1 \n\n b\r\n  c")
 def test_counts_at_every_boundary_are_those_of_the_text_alone(splitter: str, text: str) -> None:
@@ -120,7 +120,7 @@ def test_counts_at_every_boundary_are_those_of_the_text_alone(splitter: str, tex
 
 
 @pytest.mark.parametrize("splitter", SPLITTERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(ATOMS, max_size=200).map("".join))
 def test_chunks_by_words_are_the_chunks_by_encoding(splitter: str, text: str) -> None:
     by_words, by_encoding = Chunker(trained(splitter), 24, 4), Chunker(trained(splitter), 24, 4)

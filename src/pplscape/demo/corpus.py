@@ -27,15 +27,18 @@ def python_roots() -> list[Path]:
     return [root for root in dict.fromkeys(roots) if root.is_dir()]
 
 
-def python_corpus(max_bytes: int | None = None, roots: list[Path] | None = None) -> list[str]:
+def python_corpus(
+    max_bytes: int | None = None, *, max_file_bytes: int = MAX_FILE_BYTES, roots: list[Path] | None = None
+) -> list[str]:
     """Input files for `prepare`, ordered by the hash of their relative path; at most `max_bytes` of text if given.
 
-    Left out: files above MAX_FILE_BYTES, empty files, pplscape itself, caches and hidden folders. A relative path
+    Give `max_bytes` where only a part is used (some 6 bytes per token wanted): `prepare` hashes all its input files.
+    Left out: files above `max_file_bytes`, empty files, pplscape itself, caches and hidden folders. A relative path
     that occurs under two roots counts once. UserError if there is nothing.
     """
     found: dict[str, tuple[str, int]] = {}
     for root in python_roots() if roots is None else roots:
-        for name, size in _files(root):
+        for name, size in _files(root, max_file_bytes):
             found.setdefault(name, (f"{root}{ROOT}{name}", size))
     chosen: list[str] = []
     total = 0
@@ -54,7 +57,7 @@ def _order(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def _files(root: Path) -> list[tuple[str, int]]:
+def _files(root: Path, max_file_bytes: int) -> list[tuple[str, int]]:
     """(path relative to root, bytes) of the wanted files below one root."""
     found: list[tuple[str, int]] = []
     for folder, subfolders, files in os.walk(root):
@@ -64,7 +67,7 @@ def _files(root: Path) -> list[tuple[str, int]]:
             if os.path.splitext(file)[1].lower() not in SUFFIXES or not _visible(file) or os.path.islink(path):
                 continue
             size = os.path.getsize(path)
-            if 0 < size <= MAX_FILE_BYTES:
+            if 0 < size <= max_file_bytes:
                 found.append((os.path.relpath(path, root).replace(os.sep, "/"), size))
     return found
 

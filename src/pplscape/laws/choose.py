@@ -18,14 +18,15 @@ from pplscape.laws.fit import Fit, Setting, fit_form, fit_many, problem_of, sett
 from pplscape.laws.forms import AUTO, Form, get_form
 from pplscape.laws.forms.base import Data, Floats
 from pplscape.laws.polish import Problem
-from pplscape.laws.table import frame_of, labels, noise_weights, size_classes
+from pplscape.laws.scores import LEVEL, aicc, paired, scores
+from pplscape.laws.table import frame_of, labels, left_out_units, noise_weights, size_classes
 from pplscape.laws.uncertainty import Noise, variance_components
 from pplscape.runs import Compositions, RunTable
 
-LEVEL = 0.9
-"""Nominal coverage of the intervals that are checked in cross-validation."""
 RUNS_A_PARAMETER = (2.0, 3.0)
 """Fewer runs per parameter than the first: the form is skipped; than the second: a warning."""
+SPARE_REGIMES = 2
+"""Regimes that a form should have beyond its terms of composition: one is left out in cross-validation."""
 MOST_EXCESS = 1.0
 """A simpler form is not preferred if its error exceeds the smallest by more than this share of it: one wild regime
 makes the standard error of a difference as large as the difference."""
@@ -111,14 +112,18 @@ def obstacle(form: Form, runs: RunTable) -> tuple[str | None, str | None]:
     for column in ("n_params",):
         if column in form.columns and len(np.unique(getattr(runs, column))) < 3:
             return f"needs at least 3 different values of {column}", None
-    if form.uses_composition and len(set(labels(runs, "regime"))) < 4:
-        return "needs at least 4 different regimes", None
+    n_regimes = len(set(labels(runs, "regime")))
+    if form.uses_composition and n_regimes < max(4, form.composition_terms):
+        return f"{n_regimes} regimes; needs at least {max(4, form.composition_terms)} that differ", None
     if form.uses_composition and alike(form, runs):
         return "all runs have the same composition; needs regimes that differ in mean and spread", None
     n_params = len(form.names(frame_of(runs)))
     if form.penalty(frame_of(runs)) is None and len(runs) < RUNS_A_PARAMETER[0] * n_params:
         return f"{len(runs)} runs for {n_params} parameters; needs {int(3 * n_params)}", None
     warnings = []
+    if form.composition_terms > 0 and n_regimes < form.composition_terms + SPARE_REGIMES:
+        safe = form.composition_terms + SPARE_REGIMES
+        warnings.append(f"{n_regimes} regimes for {form.composition_terms} terms of composition, {safe} would be safe")
     if len(runs) < RUNS_A_PARAMETER[1] * n_params:
         warnings.append(f"{len(runs)} runs for {n_params} parameters, {int(3 * n_params)} would be safe")
     if form.uses_size and (n_sizes < 3 or span < 8 * 0.95):
@@ -143,7 +148,7 @@ def cross_validate(form: Form, runs: RunTable) -> Trial:
         return Trial(form, None, skipped=reason)
     fit = fit_form(form, runs)
     setting = setting_of(form, runs)
-    regimes, groups = labels(runs, "regime"), labels(runs, "group")
+    regimes, groups = left_out_units(runs), labels(runs, "group")
     folds = [regimes == name for name in dict.fromkeys(regimes)]
     sizes = size_classes(runs.tokens)
     largest, size_fold = sizes == sizes.max(), bool(sizes.max() >= 2)
@@ -198,8 +203,8 @@ def choose(
     usable = [t for t in trials if t.skipped is None]
     errors = np.stack([t.errors(runs.loss) for t in usable])
     order = _simplest_first(usable, runs)
-    best, chosen = pick(errors, labels(runs, "regime"), order, rule)
-    reason = _reason(usable, errors, labels(runs, "regime"), best, chosen)
+    best, chosen = pick(errors, left_out_units(runs), order, rule)
+    reason = _reason(usable, errors, left_out_units(runs), best, chosen)
     return Choice(trials, usable[chosen].spec, usable[best].spec, reason)
 
 
@@ -212,12 +217,6 @@ def _simplest_first(trials: Sequence[Trial], runs: RunTable) -> NDArray[np.intp]
 def complexity(fit: Fit) -> int:
     """Parameters of a form; those that a penalty leaves free where there is one."""
     return round(fit.n_effective) if fit.form.penalty(fit.frame) else len(fit.params)
-
-
-def aicc(fit: Fit, n: int) -> float:
-    """Small-sample Akaike criterion with the Huber sum as half the scaled squares."""
-    k = fit.n_effective + 1
-    return n * np.log(max(fit.objective, 1e-300) / n) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1e-3)
 
 
 def pick(errors: Floats, regimes: NDArray[np.str_], order: NDArray[np.intp], rule: str) -> tuple[int, int]:
@@ -235,19 +234,6 @@ def pick(errors: Floats, regimes: NDArray[np.str_], order: NDArray[np.intp], rul
     return best, best
 
 
-def paired(difference: Floats, regimes: NDArray[np.str_]) -> tuple[float, float]:
-    """(mean, standard error) of a difference [n], regimes being the independent units."""
-    _, members = np.unique(regimes, return_inverse=True)
-    count = np.bincount(members)
-    totals = np.bincount(members, weights=difference)
-    mean = float(difference.mean())
-    if len(count) < 2:
-        return mean, np.inf
-    deviations = totals - count * mean
-    n = len(count)
-    return mean, float(np.sqrt(n / (n - 1) * np.sum(deviations**2)) / len(difference))
-
-
 def _reason(trials: Sequence[Trial], errors: Floats, regimes: NDArray[np.str_], best: int, chosen: int) -> str:
     means = errors.mean(1)
     text = f"{trials[best].spec} has the smallest error on left-out runs ({means[best]:.4f} nats/token)"
@@ -258,64 +244,6 @@ def _reason(trials: Sequence[Trial], errors: Floats, regimes: NDArray[np.str_], 
         f"{text}, but {trials[chosen].spec} is simpler and its error is larger by only {difference:.4f} nats/token, "
         f"less than the standard error of that difference ({error:.4f})."
     )
-
-
-def scores(trial: Trial, runs: RunTable) -> dict[str, Any]:
-    """Cross-validated scores of one form; losses in nats/token."""
-    assert trial.by_regime is not None
-    assert trial.half is not None
-    assert trial.fit is not None
-    loss, predicted = runs.loss, np.minimum(trial.by_regime, trial.cap)
-    errors = trial.errors(loss)
-    mean, error = paired(errors, labels(runs, "regime"))
-    gain = None if trial.fit.frame.base_loss is None else float(np.mean(trial.fit.frame.base_loss - loss))
-    found: dict[str, Any] = {
-        "cv_mae": mean,
-        "cv_mae_se": error if np.isfinite(error) else None,
-        "mae_left_regime": float(np.abs(predicted - loss).mean()),
-        "mae_left_size": None if trial.by_size is None else float(np.nanmean(np.abs(trial.by_size - loss))),
-        "mae_over_gain": mean / gain if gain and gain > 0 else None,
-        "spearman": _spearman(predicted, loss),
-        "spearman_within_size": _within_size(predicted, runs) if trial.form.uses_composition else 0.0,
-        "top1_regret": _regret(predicted, runs, trial.form.uses_composition),
-        "coverage": float(np.mean(np.abs(np.log(loss / predicted)) <= trial.half)),
-        "level": LEVEL,
-        "n_effective": trial.fit.n_effective,
-        "aicc": float(aicc(trial.fit, len(runs))),
-        "objective": trial.fit.objective,
-    }
-    return found
-
-
-def _spearman(a: Floats, b: Floats) -> float:
-    if len(a) < 3 or np.ptp(a) < 1e-12 or np.ptp(b) < 1e-12:
-        return 0.0
-    return float(stats.spearmanr(a, b).statistic)
-
-
-def _sizes(runs: RunTable, least: int) -> list[NDArray[np.bool_]]:
-    classes = size_classes(runs.tokens)
-    found = [classes == size for size in range(int(classes.max()) + 1)]
-    return [rows for rows in found if rows.sum() >= least]
-
-
-def _within_size(predicted: Floats, runs: RunTable) -> float | None:
-    """Mean Spearman correlation over sizes: does the law order compositions, D aside?"""
-    found = [_spearman(predicted[rows], runs.loss[rows]) for rows in _sizes(runs, 4)]
-    return float(np.mean(found)) if found else None
-
-
-def _regret(predicted: Floats, runs: RunTable, uses_composition: bool) -> float | None:
-    """Loss of the composition a form would pick, above the best measured; mean over sizes.
-
-    A form that sees no composition picks at random: its regret is the mean loss above the best.
-    """
-    found = []
-    for rows in _sizes(runs, 2):
-        loss = runs.loss[rows]
-        taken = loss[predicted[rows].argmin()] if uses_composition else loss.mean()
-        found.append(float(taken - loss.min()))
-    return float(np.mean(found)) if found else None
 
 
 @dataclass(frozen=True)
@@ -338,12 +266,14 @@ def resampled(
     n_resamples: int = 200,
     seed: int = 0,
     scale: str | None = None,
-    rule: str = "one-se",
+    rule: str = "min",
 ) -> Resampled:
     """Losses predicted for n compositions in resamples of trunks, every form refitted and the form chosen again.
 
     Trunks are drawn with replacement; the form is chosen by its error on the trunks that were not drawn. Forms whose
-    columns either table lacks are left out.
+    columns either table lacks are left out, and in each resample those that predict an impossible loss for what is
+    asked (see `credible`): outside their pilots moment laws explode. The default rule is `min`: a standard error from
+    a third of the trunks is too rough for the one-standard-error rule.
     """
     made = [f for f in make_forms(forms, scale) if obstacle(f, runs)[0] is None]
     made = [f for f in made if not f.missing(compositions, frame_of(runs))]
@@ -361,9 +291,22 @@ def resampled(
         losses[i] = _losses(form, theta, form.data(compositions, setting.frame), setting, cap)
         fits.append(fit)
     simplest = np.lexsort(([aicc(fit, len(runs)) for fit in fits], [complexity(fit) for fit in fits]))
-    groups = labels(runs, "group")
-    chosen = [pick(errors[:, b, ~inside[b]], groups[~inside[b]], simplest, rule)[1] for b in range(n_resamples)]
+    groups, able = labels(runs, "group"), credible(losses, compositions, runs)
+    chosen = []
+    for b in range(n_resamples):
+        order = simplest[able[simplest, b]] if able[:, b].any() else simplest
+        chosen.append(pick(errors[:, b, ~inside[b]], groups[~inside[b]], order, rule)[1])
     return Resampled(losses[chosen, np.arange(n_resamples)], [made[c].spec for c in chosen])
+
+
+def credible(losses: Floats, compositions: Compositions, runs: RunTable) -> NDArray[np.bool_]:
+    """Which predictions [..., n] -> [...] are possible: within the range of the measured losses and L(0), widened by
+    itself on both sides. Compositions smaller than every pilot are not judged (power laws diverge there)."""
+    known = np.append(runs.loss, frame_of(runs).base_loss or runs.loss[:1])
+    low, high = float(known.min()), float(known.max())
+    judged = compositions.tokens >= 0.95 * runs.tokens.min()
+    possible = (losses >= 2 * low - high) & (losses <= 2 * high - low)
+    return np.asarray((possible | ~judged).all(-1))
 
 
 def _losses(form: Form, theta: Floats, data: Data, setting: Setting, cap: float) -> Floats:

@@ -14,7 +14,7 @@ from pplscape.errors import UserError
 from pplscape.laws.forms import get_form
 from pplscape.laws.forms.base import Data, Floats, Form, Frame
 from pplscape.laws.polish import Problem, huber, polish
-from pplscape.laws.table import frame_of, labels, noise_weights, seed_noise
+from pplscape.laws.table import frame_of, left_out_units, noise_weights, seed_noise
 from pplscape.runs import Compositions, RunTable
 
 LEAST_DELTA = 1e-3
@@ -78,7 +78,7 @@ def setting_of(form: Form, runs: RunTable, delta: float | None = None) -> Settin
     noise = seed_noise(runs)
     if delta is None:
         delta = max(LEAST_DELTA, 1.345 * (noise or 0.0))
-    return Setting(form, frame, form.data(runs, frame), delta, noise or delta / 1.345, labels(runs, "regime"))
+    return Setting(form, frame, form.data(runs, frame), delta, noise or delta / 1.345, left_out_units(runs))
 
 
 def fit_form(form: Form | str, runs: RunTable, delta: float | None = None) -> Fit:
@@ -94,11 +94,27 @@ def fit_form(form: Form | str, runs: RunTable, delta: float | None = None) -> Fi
     return Fit(form, setting.frame, theta[0], float(value[0]), setting.delta, setting.noise, float(strength[0]), trace)
 
 
-def problem_of(setting: Setting, log_loss: Floats, weight: Floats, strength: Floats) -> Problem:
-    """The minimisation behind B fits, with the penalty of strengths [B]."""
-    penalty = setting.form.penalty(setting.frame)
-    ridge = None if penalty is None else (setting.noise**2 * strength)[:, None, None] * penalty.matrix
-    return Problem(setting.form, setting.frame, setting.data, log_loss, weight, setting.delta, ridge)
+def belief(setting: Setting, strength: Floats) -> tuple[Floats, Floats]:
+    """(precision [B, p, p], centre [p]) of what is believed of theta before the runs, in units of one run's noise."""
+    penalty, prior = setting.form.penalty(setting.frame), setting.form.prior(setting.frame)
+    p = len(setting.form.basis(setting.data, setting.frame))
+    precision, centre = np.zeros((len(strength), p, p)), np.zeros(p)
+    if penalty is not None:
+        precision += strength[:, None, None] * penalty.matrix
+    if prior is not None:
+        precision += np.diag(prior.precision)
+        centre = prior.centre
+    return precision, centre
+
+
+def problem_of(
+    setting: Setting, log_loss: Floats, weight: Floats, strength: Floats, centre: Floats | None = None
+) -> Problem:
+    """The minimisation behind B fits with penalties of strengths [B]; `centre` [B, p] replaces the believed theta."""
+    precision, believed = belief(setting, strength)
+    centres = np.broadcast_to(believed, precision.shape[:2]) if centre is None else centre
+    ridge = setting.noise**2 * precision
+    return Problem(setting.form, setting.frame, setting.data, log_loss, weight, setting.delta, ridge, centres)
 
 
 def fit_many(
@@ -107,12 +123,14 @@ def fit_many(
     weight: Floats,
     warm: Floats | None = None,
     strength: Floats | None = None,
+    centre: Floats | None = None,
     precise: bool = False,
 ) -> tuple[Floats, Floats, Floats]:
     """B fits: (theta [B, p], objective [B], strength [B]) for ln L [B, n] and weights [B, n].
 
     `warm` [W, p] are further starts, tried by all; with `warm` given the grid of starts is not made.
-    `strength` [B] fixes the penalty instead of choosing it fit by fit; `precise` polishes to the last digit.
+    `strength` [B] fixes the penalty instead of choosing it fit by fit, `centre` [B, p] is where it pulls theta (only
+    with `strength`); `precise` polishes to the last digit.
     """
     n_fits, n_runs = weight.shape
     cells = n_runs * (len(setting.form.names(setting.frame)) + 1) * 8
@@ -124,6 +142,7 @@ def fit_many(
             weight[i : i + size],
             warm,
             None if strength is None else strength[i : i + size],
+            None if centre is None else centre[i : i + size],
             PRECISE if precise else QUICK,
         )
         for i in range(0, n_fits, size)
@@ -132,13 +151,19 @@ def fit_many(
 
 
 def _fit_batch(
-    setting: Setting, log_loss: Floats, weight: Floats, warm: Floats | None, strength: Floats | None, care: Care
+    setting: Setting,
+    log_loss: Floats,
+    weight: Floats,
+    warm: Floats | None,
+    strength: Floats | None,
+    centre: Floats | None,
+    care: Care,
 ) -> tuple[Floats, Floats, Floats]:
     starts = _starts(setting, log_loss, weight, warm)
     penalty = setting.form.penalty(setting.frame)
     if penalty is None or strength is not None:
         fixed = np.zeros(len(weight)) if strength is None else strength
-        theta, value = _solve(problem_of(setting, log_loss, weight, fixed), starts, care)
+        theta, value = _solve(problem_of(setting, log_loss, weight, fixed, centre), starts, care)
         return theta, value, fixed
     thetas, values, errors = [], [], []
     for candidate in penalty.strengths:
@@ -190,9 +215,8 @@ def _inverse_curvature(problem: Problem, theta: Floats, residual: Floats, jacobi
     moved = (jacobian @ basis) * free[:, None, :]
     weighted = moved * (problem.weight * bend)[..., None]
     curvature = np.swapaxes(moved, -1, -2) @ weighted
-    if problem.ridge is not None:
-        held = free[:, :, None] * free[:, None, :]
-        curvature = curvature + (basis.T @ problem.ridge @ basis) * held
+    held = free[:, :, None] * free[:, None, :]
+    curvature = curvature + (basis.T @ problem.ridge @ basis) * held
     scale = 1 / np.sqrt(np.maximum(np.einsum("bpp->bp", curvature), 1e-300))
     scale = np.where(np.einsum("bpp->bp", curvature) > 0, scale, 0.0)
     scaled = curvature * scale[:, :, None] * scale[:, None, :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from pplscape.laws.uncertainty import Uncertainty
 from pplscape.runs import Compositions, RunTable
 
 UNIDENTIFIED_RATIO = 1e3
-"""A positive parameter whose interval spans more than this factor is called unidentified."""
+"""A positive parameter whose interval spans more than this factor is called unidentified; so is an irreducible loss
+whose interval reaches 0 or spans half of what was measured."""
 
 
 @dataclass(frozen=True)
@@ -204,26 +205,21 @@ def law_of(fit: Fit, runs: RunTable, found: Uncertainty | None = None, level: fl
 
 
 def _interval(name: str, value: float, draws: Floats, level: float, stretch: float, smallest: float) -> Any:
-    """Percentile interval stretched by t / z around the estimate; on the log scale where everything is positive."""
-    tails = [0.5 - level / 2, 0.5 + level / 2]
-    low, high = (float(q) for q in np.quantile(draws, tails))
+    """Symmetric about the estimate: the `level` quantile of the refits' distances from it, stretched by t / z.
+
+    On the log scale where everything is positive. Distances hold the refits' bias (shrinkage) as well as their spread.
+    """
     positive = value > 0 and draws.min() > 0 and name != "E"
     if positive:
-        with np.errstate(over="ignore"):
-            low, high = (float(value * (max(q, 1e-300) / value) ** stretch) for q in (low, high))
+        distance = float(np.quantile(np.abs(np.log(draws / value)), level)) * stretch
+        low, high = value * np.exp(-min(distance, 600.0)), value * np.exp(min(distance, 600.0))
     else:
-        low, high = value - (value - low) * stretch, value + (high - value) * stretch
+        distance = float(np.quantile(np.abs(draws - value), level)) * stretch
+        low, high = value - distance, value + distance
     if name == "E":
         low, high = max(low, 0.0), min(high, smallest)
     low, high = (float(np.clip(q, -1e300, 1e300)) for q in (low, high))
-    wide = (positive and high > UNIDENTIFIED_RATIO * low) or (name == "E" and high - low > 0.8 * smallest)
+    wide = (positive and high > UNIDENTIFIED_RATIO * low) or (name == "E" and (low == 0 or high - low > 0.5 * smallest))
     if wide or high == low:
         return {"unidentified": True, "low": low, "high": high}
     return [low, high]
-
-
-def prefer(laws: Sequence[Law], form: str) -> Law:
-    """The law called `form` with the others as its alternatives."""
-    chosen = next(law for law in laws if law.form == form)
-    chosen.alternatives.extend(law for law in laws if law is not chosen)
-    return chosen

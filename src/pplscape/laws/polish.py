@@ -32,13 +32,15 @@ class Problem:
     weight: Floats
     """[B, n]; 0 leaves a run out."""
     delta: float
-    ridge: Floats | None = None
-    """[B, p, p] penalty 0.5 theta' ridge theta."""
+    ridge: Floats
+    """[B, p, p] penalty 0.5 (theta - centre)' ridge (theta - centre)."""
+    centre: Floats
+    """[B, p]"""
 
     def rows(self, index: Floats | np.ndarray) -> Problem:
         """The same problem for fits `index`."""
-        ridge = None if self.ridge is None else self.ridge[index]
-        return Problem(self.form, self.frame, self.data, self.log_loss[index], self.weight[index], self.delta, ridge)
+        columns = (self.log_loss[index], self.weight[index])
+        return Problem(self.form, self.frame, self.data, *columns, self.delta, self.ridge[index], self.centre[index])
 
     def bounds(self) -> tuple[Floats, Floats]:
         smallest = np.exp(np.where(self.weight > 0, self.log_loss, np.inf).min(-1))
@@ -50,8 +52,8 @@ class Problem:
 
     def _value(self, predicted: Floats, theta: Floats) -> Floats:
         value = (self.weight * huber(predicted - self.log_loss, self.delta)).sum(-1)
-        if self.ridge is not None:
-            value = value + 0.5 * np.einsum("bp,bpq,bq->b", theta, self.ridge, theta)
+        away = theta - self.centre
+        value = value + 0.5 * ((self.ridge @ away[..., None])[..., 0] * away).sum(-1)
         return np.where(np.isfinite(value), value, np.inf)
 
 
@@ -93,10 +95,9 @@ def _steps(part: Problem, theta: Floats, damping: Floats, basis: Floats, low: Fl
     outliers = bool((size > part.delta).any())
     if outliers:
         curvatures.append(_gram(moved, part.weight * np.where(size <= part.delta, 1.0, 0.02 * bend)))
-    if part.ridge is not None:
-        gradient = gradient + np.einsum("qp,bqr,br->bp", basis, part.ridge, theta, optimize=True)
-        extra = basis.T @ part.ridge @ basis
-        curvatures = [c + extra for c in curvatures]
+    gradient = gradient + (part.ridge @ (theta - part.centre)[..., None])[..., 0] @ basis
+    extra = basis.T @ part.ridge @ basis
+    curvatures = [c + extra for c in curvatures]
     frozen = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     gradient = np.where(frozen, 0.0, gradient)
     eye = np.eye(theta.shape[-1])

@@ -19,6 +19,15 @@ def labels(runs: RunTable, kind: str) -> NDArray[np.str_]:
     return np.arange(len(runs)).astype(str) if found is None else np.asarray(found).astype(str)
 
 
+def left_out_units(runs: RunTable) -> NDArray[np.str_]:
+    """What is left out together [n]: regimes, or trunks or single runs where there are fewer than three of those."""
+    for kind in ("regime", "group"):
+        found = labels(runs, kind)
+        if len(set(found)) >= 3:
+            return found
+    return np.arange(len(runs)).astype(str)
+
+
 def size_classes(tokens: Floats) -> NDArray[np.intp]:
     """Index [n] of each run's size, smallest first; sizes within SIZE_GAP of the next in ln D are one."""
     logs = np.log(tokens)

@@ -2,9 +2,9 @@
 
 Branches of one trunk share its noise. Losses are simulated from the fitted law with a trunk effect (sd `trunk`) and a
 run effect (sd `run`), both relative, estimated from the residuals with the fit's leverage removed; every simulated
-table is refitted. Quantiles are stretched by t / z with Satterthwaite degrees of freedom, because with 8-12 trunks the
-components themselves are uncertain. `experiments/coverage_small.py` measures the coverage of this and of the wild
-cluster bootstrap.
+table is refitted, with what is believed beforehand (priors, shrinkage) drawn anew as well. Quantiles are stretched by
+t / z with Satterthwaite degrees of freedom, because with 8-12 trunks the components themselves are uncertain.
+`experiments/coverage_small.py` measures the coverage of this and of the wild cluster bootstrap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pplscape.laws.fit import Fit, fit_many, problem_of, setting_of, smoother
+from pplscape.laws.fit import Fit, Setting, belief, fit_many, problem_of, setting_of, smoother
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.table import labels, noise_weights
 from pplscape.runs import RunTable
@@ -129,8 +129,17 @@ def uncertainty(
     simulated = log_loss + residual[0] + errors
     weights = np.broadcast_to(weight, simulated.shape)
     strength = np.full(resamples, fit.strength)
-    draws, _, _ = fit_many(setting, simulated, weights, warm=fit.theta[None], strength=strength)
+    centre = _believed(setting, strength, rng)
+    draws, _, _ = fit_many(setting, simulated, weights, warm=fit.theta[None], strength=strength, centre=centre)
     return Uncertainty(draws, noise, pull[0])
+
+
+def _believed(setting: Setting, strength: Floats, rng: np.random.Generator) -> Floats:
+    """What each refit believes of theta [B, p]: drawn from the prior, so that what only the prior decides varies."""
+    precision, centre = belief(setting, strength[:1])
+    values, vectors = np.linalg.eigh(precision[0])
+    spread = np.where(values > 1e-12, 1 / np.sqrt(np.maximum(values, 1e-12)), 0.0)
+    return centre + (rng.normal(size=(len(strength), len(centre))) * spread) @ vectors.T
 
 
 def _wild(pull: Floats, residual: Floats, groups: NDArray[np.str_], rng: Any, resamples: int) -> Floats:

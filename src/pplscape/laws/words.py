@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pplscape.laws.choose import Choice, Trial, paired
+from pplscape.laws.choose import Choice, Trial
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.law import Law
-from pplscape.laws.table import labels
+from pplscape.laws.scores import paired
+from pplscape.laws.table import labels, left_out_units
 from pplscape.runs import RunTable
 
 PAPER = "arXiv 2512.21515"
@@ -45,7 +46,7 @@ def _against_size(choice: Choice, runs: RunTable) -> str:
     if not nulls or not laws:
         return "No law of composition could be fitted." if not laws else ""
     null, best = (min(group, key=lambda t: float(t.errors(runs.loss).mean())) for group in (nulls, laws))
-    gain, error = paired(null.errors(runs.loss) - best.errors(runs.loss), labels(runs, "regime"))
+    gain, error = paired(null.errors(runs.loss) - best.errors(runs.loss), left_out_units(runs))
     if choice.trial(choice.chosen).form.uses_composition:
         return f"Knowing the composition lowers the error of D alone by {gain:.4f} nats/token (se {error:.4f})."
     if choice.chosen not in NULLS:

@@ -15,7 +15,15 @@ from pplscape.report.gallery import Gallery
 from pplscape.report.style import FULL, HALF
 from pplscape.report.verdict import advised
 from pplscape.report.words import (
-    NATS, interval, listed, number, percent, plural, significant, tokens, visible, with_interval,
+    NATS,
+    listed,
+    number,
+    percent,
+    plural,
+    significant,
+    tokens,
+    visible,
+    with_interval,
 )  # fmt: skip
 
 Facts = Mapping[str, Any]
@@ -38,8 +46,9 @@ def landscape_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
     nll, ppl = facts["scale"]["nll"], facts["scale"]["ppl"]
     return {
         "sentence": (
-            f"{plural(facts['n_chunks'], 'chunk')}, {tokens(facts['tokens'])}, {significant(facts['n_bytes'] / 1e6)} MB "
-            f"of text. The base model's loss on it is {number(facts['corpus_nll'])} {NATS} "
+            f"{plural(facts['n_chunks'], 'chunk')}, {tokens(facts['tokens'])}, "
+            f"{significant(facts['n_bytes'] / 1e6)} MB of text. "
+            f"The base model's loss on it is {number(facts['corpus_nll'])} {NATS} "
             f"(perplexity {significant(facts['corpus_ppl'])}, {number(facts['bits_per_byte'])} bits/byte); "
             f"the mean of the chunks' own perplexities is {significant(facts['mean_chunk_ppl'])}."
         ),
@@ -78,13 +87,16 @@ def _histogram_caption(facts: Facts) -> str:
     bins = facts["bins"]["by_bin"]
     width = [b["high"] - b["low"] for b in bins]
     text = (
-        f"Each of the {len(bins)} numbered bins holds about {percent(1 / len(bins))} of the tokens; half of all chunks lie "
-        f"between {number(facts['scale']['nll']['quantiles']['0.25'], 2)} and "
+        f"Each of the {len(bins)} numbered bins holds about {percent(1 / len(bins))} of the tokens; "
+        f"half of all chunks lie between {number(facts['scale']['nll']['quantiles']['0.25'], 2)} and "
         f"{number(facts['scale']['nll']['quantiles']['0.75'], 2)} {NATS}. "
-        "To the left is what the model already predicts well, to the right what it predicts worst: new knowledge or noise. "
+        "To the left is what the model already predicts well, to the right what it predicts worst: "
+        "new knowledge or noise. "
     )
     if width[-1] > 3 * float(np.median(width)):
-        text += f"The last bin is {significant(width[-1] / float(np.median(width)), 2)} times as wide as the median bin. "
+        text += (
+            f"The last bin is {significant(width[-1] / float(np.median(width)), 2)} times as wide as the median bin. "
+        )
     outside = sum(cells["outside"].values())
     return text + (f"{plural(outside, 'chunk')} beyond the axis." if outside else "")
 
@@ -99,7 +111,11 @@ def _bin_view(row: Facts, facts: Facts) -> dict[str, Any]:
         "tokens": tokens(row["tokens"], unit=False),
         "share": percent(row["share"], 1),
         "samples": [
-            {"source": visible(s["source"]), "ppl": significant(float(np.exp(s["nll"]))), "text": visible(s["text"]).strip()}
+            {
+                "source": visible(s["source"]),
+                "ppl": significant(float(np.exp(s["nll"]))),
+                "text": visible(s["text"]).strip(),
+            }
             for s in samples
         ],
     }
@@ -138,7 +154,8 @@ def selection_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
         sentence += (
             f" Target on the {target['scale']} scale: mean {significant(target['mean'], 4)}, spread "
             f"{significant(target['std'], 4) if target.get('std') is not None else 'free'}; achieved "
-            f"{significant(achieved[target['scale']]['mean'], 4)} and {significant(achieved[target['scale']]['std'], 4)}."
+            f"{significant(achieved[target['scale']]['mean'], 4)} and "
+            f"{significant(achieved[target['scale']]['std'], 4)}."
         )
     curve = facts.get("budget_curve")
     return {
@@ -146,7 +163,9 @@ def selection_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
         "warnings": [visible(str(w)) for w in facts.get("warnings") or []],
         "bins": gallery.hang(partial(figures.bin_shares, facts), HALF),
         "bins_caption": _shift_caption(facts),
-        "sources": gallery.hang(partial(figures.source_shares, facts), HALF) if len(facts["pool_source_tokens"]) > 1 else None,
+        "sources": gallery.hang(partial(figures.source_shares, facts), HALF)
+        if len(facts["pool_source_tokens"]) > 1
+        else None,
         "sources_caption": _source_caption(facts),
         "curve_of": visible(str(facts.get("budget_curve_of") or facts["used"])),
         "curve": gallery.hang(partial(figures.budget_curve, facts), HALF) if curve else None,
@@ -194,15 +213,15 @@ def _calculator(run: RunFolder, facts: Facts) -> dict[str, Any]:
 
 
 def prediction_rows(run: RunFolder) -> list[tuple[str, str]]:
-    """The prediction in words, for the terminal and the page."""
-    predicted = advised(run.selection)
+    """The prediction in words: losses, gain and efficiency of what the law would choose."""
+    predicted, selection = advised(run.selection), run.selection or {}
+    name = selection.get("candidate") or selection.get("used")
     rows = []
-    for key in ("selection", "random"):
-        if predicted.get(key):
-            p = predicted[key]
-            rows.append((f"predicted loss, {key}", f"{number(p['loss'])} {interval(p.get('low'), p.get('high'))} {NATS}"))
-    if predicted.get("gain"):
-        rows.append(("predicted gain over random", f"{with_interval(predicted['gain'], digits=4)} {NATS}"))
-    if predicted.get("efficiency"):
-        rows.append(("tokens random needs for it", f"{with_interval(predicted['efficiency'], 'factor', 2)} × as many"))
+    for key, label in (("selection", f"‘{name}’"), ("random", "random")):
+        if found := predicted.get(key):
+            rows.append((f"predicted loss, {label}", f"{with_interval(found, 'loss')} {NATS}"))
+    if found := predicted.get("gain"):
+        rows.append(("predicted gain over random", f"{with_interval(found, digits=4)} {NATS}"))
+    if found := predicted.get("efficiency"):
+        rows.append(("tokens random needs for it", f"{with_interval(found, 'factor', 2)} × as many"))
     return rows

@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from pplscape.report import figures
-from pplscape.report.about_law import sizes_of
-from pplscape.report.costs import FORWARD_SHARE, costs_of
+from pplscape.report.costs import FORWARD_SHARE, Costs, costs_of
 from pplscape.report.folder import STAGES, RunFolder
 from pplscape.report.gallery import Gallery
+from pplscape.report.law_view import sizes_of
 from pplscape.report.style import FULL
-from pplscape.report.verdict import advised
+from pplscape.report.verdict import advised, verdict_of
 from pplscape.report.words import (
-    NATS, interval, number, percent, plural, seconds, significant, times, tokens, visible, with_interval,
+    NATS,
+    number,
+    percent,
+    plural,
+    seconds,
+    significant,
+    times,
+    tokens,
+    visible,
+    with_interval,
 )  # fmt: skip
 
 Facts = Mapping[str, Any]
@@ -56,8 +65,8 @@ def _outcome_caption(facts: Facts) -> str:
     text = f"Left of zero is better than ‘{facts['reference']}’ at equal tokens. "
     if pairs:
         text += (
-            f"Large dots: means over {plural(max(pairs), 'paired seed')}, with intervals where there are two seeds or more; "
-            "small dots: the seeds. "
+            f"Large dots: means over {plural(max(pairs), 'paired seed')}, with intervals where there are two seeds "
+            "or more; small dots: the seeds. "
         )
     if general:
         worst = max(general, key=lambda s: s["change_general"]["mean"])
@@ -102,7 +111,7 @@ def _surprise(run: RunFolder, facts: Facts) -> str | None:
         return None
     measured = -row["difference"]["mean"]
     text = (
-        f"The law had promised a gain of {number(gain['mean'], 4)} {interval(gain.get('low'), gain.get('high'), 4)} {NATS} "
+        f"The law had promised a gain of {with_interval(gain, digits=4)} {NATS} "
         f"on validation text; {number(measured, 4)} was measured on test text"
     )
     if gain.get("low") is not None and gain.get("high") is not None:
@@ -123,26 +132,30 @@ def cost_view(run: RunFolder) -> dict[str, Any]:
     if costs.budget is not None:
         expected = costs.seconds_per_token * costs.budget if costs.seconds_per_token else None
         rows.append(_cost_row("main run, expected", costs.budget, 1.0, expected))
-    return {"rows": rows, "sentence": _break_even(costs.break_even(efficiency.get("factor")), efficiency, costs.share)}
+    return {"rows": rows, "sentence": _break_even(run, costs, efficiency)}
 
 
 def _cost_row(name: str, count: int, weight: float, time: float | None) -> tuple[str, ...]:
     return name, tokens(count, unit=False), tokens(weight * count, unit=False), seconds(time)
 
 
-def _break_even(pays_from: float | None, efficiency: Facts, share: float | None) -> str | None:
-    if share is None:
+def _break_even(run: RunFolder, costs: Costs, efficiency: Facts) -> str | None:
+    if costs.share is None:
         return None
-    cost = f"Scoring and pilots cost {percent(share) if share < 3 else times(share)} of the main run."
+    cost = f"Scoring and pilots cost {percent(costs.share) if costs.share < 3 else times(costs.share)} of the main run."
+    found = verdict_of(run)
+    if found.measured and found.light != "worth it":
+        return f"{cost} No gain over random was measured beyond the noise, so at this budget they did not pay."
     if efficiency.get("factor") is None:
         return f"{cost} Whether they pay is known once a selection has been predicted."
+    pays_from = costs.break_even(efficiency["factor"])
     if pays_from is None:
         return f"{cost} The law predicts no tokens saved, so they do not pay at any budget."
-    held = interval(efficiency.get("low"), efficiency.get("high"), 2)
+    saving = with_interval(efficiency, "factor", 2)
     return (
-        f"{cost} At the predicted {times(efficiency['factor'])} {held} they pay from a budget of about {tokens(pays_from)} on; "
-        "a smaller or proxy model for the pilots, or a law used again, moves that down."
-    ).replace("  ", " ")
+        f"{cost} If random needs {saving} times the tokens, they pay from a budget of about {tokens(pays_from)} on; "
+        "a smaller model for the pilots, or a law used again, moves that down."
+    )
 
 
 def reproduce_view(run: RunFolder, out: Path) -> dict[str, Any]:
@@ -156,7 +169,9 @@ def reproduce_view(run: RunFolder, out: Path) -> dict[str, Any]:
         "stages": [_stage_row(name, facts) for name, facts in sorted(run.manifests.items(), key=_order)],
         "versions": [(visible(k), visible(str(v))) for k, v in sorted(versions.items())],
         "files": [
-            (label, os.path.relpath(run.path / name, out.parent), name) for label, name in FILES if (run.path / name).exists()
+            (label, os.path.relpath(run.path / name, out.parent), name)
+            for label, name in FILES
+            if (run.path / name).exists()
         ],
         "runs": [_run_row(r) for r in _by_regime(run)],
         "failed": len(run.failed),
@@ -179,7 +194,9 @@ def _stage_row(name: str, facts: Facts) -> dict[str, str]:
         "key": str(facts.get("key", ""))[:12],
         "seconds": seconds(clock.get("seconds")),
         "finished": str(clock.get("finished", "")),
-        "config": visible(json.dumps(facts.get("config", {}), indent=1, sort_keys=True, ensure_ascii=False)[:CONFIG_SHOWN]),
+        "config": visible(
+            json.dumps(facts.get("config", {}), indent=1, sort_keys=True, ensure_ascii=False)[:CONFIG_SHOWN]
+        ),
     }
 
 

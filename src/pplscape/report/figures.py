@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pplscape.landscape import Floats
-from pplscape.report.style import FULL, HALF, PALETTE, SOURCE_COLOURS, Drawing, shorten, styled
+from pplscape.report.style import FULL, HALF, PALETTE, SOURCE_COLOURS, Drawing, log_ticks, shorten, styled
 from pplscape.report.words import NATS, interval, number, percent, tokens
 
 Facts = Mapping[str, Any]
@@ -18,14 +19,18 @@ def landscape_histogram(landscape: Facts, width: float = FULL) -> Drawing:
     """Chunks over log-perplexity, stacked by source, with the equal-token bins and perplexity on top."""
     cells = landscape["histogram"]
     edges, counts = np.asarray(cells["edges"]), np.asarray(cells["counts"])
-    where = [f"{a:.2f} to {b:.2f} {NATS}" for a, b in zip(edges, edges[1:], strict=False)]
+    where = [f"{a:.2f} to {b:.2f} {NATS}" for a, b in itertools.pairwise(edges)]
     with styled():
-        drawing = Drawing("landscape", "Histogram of chunk log-perplexity by source", width, 330 if width > 420 else 360)
+        drawing = Drawing(
+            "landscape", "Histogram of chunk log-perplexity by source", width, 330 if width > 420 else 360
+        )
         axes = drawing.axes()
         total, bottom, stack = counts.sum(0), np.zeros(len(edges) - 1), []
         for i, (source, n) in enumerate(zip(cells["sources"], counts, strict=True)):
             colour, some = SOURCE_COLOURS[-1 if source.startswith("other (") else i], n > 0
-            bars = drawing.blocks(axes, edges[:-1][some], edges[1:][some], bottom[some], (bottom + n)[some], color=colour)
+            bars = drawing.blocks(
+                axes, edges[:-1][some], edges[1:][some], bottom[some], (bottom + n)[some], color=colour
+            )
             stack.append(bars)
             drawing.tip(bars, [f"{where[j]}\n{source}: {n[j]:,} of {total[j]:,} chunks" for j in np.flatnonzero(some)])
             bottom = bottom + n
@@ -47,9 +52,9 @@ def _mark_bins(axes: Any, bins: Facts, edges: Floats) -> None:
     across = axes.get_xaxis_transform()
     axes.vlines(inner, 0, 1, transform=across, color=PALETTE["muted"], lw=0.7, ls=(0, (2, 3)))
     cuts = [edges[0], *bins["edges"], edges[-1]]
-    for i, (low, high) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for i, (low, high) in enumerate(itertools.pairwise(cuts)):
         if high - low > 0.03 * (edges[-1] - edges[0]):
-            place = {"ha": "center", "va": "top", "color": PALETTE["muted"], "fontsize": 11}
+            place: dict[str, Any] = {"ha": "center", "va": "top", "color": PALETTE["muted"], "fontsize": 11}
             axes.text((low + high) / 2, 0.985, str(i + 1), transform=across, **place)
 
 
@@ -139,9 +144,13 @@ def budget_curve(selection: Facts, width: float = HALF) -> Drawing:
             drawing.tip(dots, [f"{key}, {tokens(d)}\n{number(v)} {interval(a, b)} {NATS}" for d, v, a, b in texts])
         size = np.array([p["tokens"] for p in curve], dtype=float)
         axes.axvline(selection["budget"], color=PALETTE["muted"], lw=1, ls=(0, (1, 2)))
-        place = {"color": PALETTE["muted"], "fontsize": 11, "va": "top"}
+        place: dict[str, Any] = {"color": PALETTE["muted"], "fontsize": 11, "va": "top"}
         right = selection["budget"] > np.sqrt(size[0] * size[-1])
-        look = {"ha": "right" if right else "left", "xytext": (-5 if right else 5, 0), "textcoords": "offset points"}
+        look: dict[str, Any] = {
+            "ha": "right" if right else "left",
+            "xytext": (-5 if right else 5, 0),
+            "textcoords": "offset points",
+        }
         axes.annotate("budget", (selection["budget"], 0.99), xycoords=axes.get_xaxis_transform(), **look, **place)
         axes.set_xscale("log")
         ticks = log_ticks(size[0], size[-1], 4 if drawing.narrow else 6)
@@ -153,15 +162,6 @@ def budget_curve(selection: Facts, width: float = HALF) -> Drawing:
         drawing.legend(lines, ["random", "selection"], ncols=2, handlelength=1.6)
         drawing.frame = axes
     return drawing
-
-
-def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers (1, 2, 5 and their tens) between two positive numbers, thinned to about `most`."""
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks = [m * 10.0**k for k in decades for m in (1, 2, 5) if low * 0.999 <= m * 10.0**k <= high * 1.001]
-    if len(ticks) < 2:
-        ticks = [float(f"{t:.2g}") for t in np.geomspace(low, high, 4)]
-    return ticks[:: 1 + (len(ticks) - 1) // most]
 
 
 def paired_differences(comparison: Facts, width: float = FULL) -> Drawing:
@@ -201,8 +201,12 @@ def _difference_panel(
         pairs = seed_differences(comparison, name, key, of_arm)
         axes.scatter(pairs, np.full(len(pairs), y), s=16, color=PALETTE["pool"], zorder=2, lw=0)
     some = [(y, d) for y, _, d in shown if d.get("low") is not None]
-    axes.hlines([y for y, _ in some], [d["low"] for _, d in some], [d["high"] for _, d in some], color=PALETTE["measured"])
-    dots = axes.scatter([d["mean"] for _, _, d in shown], [y for y, _, _ in shown], s=58, color=PALETTE["measured"], zorder=3)
+    axes.hlines(
+        [y for y, _ in some], [d["low"] for _, d in some], [d["high"] for _, d in some], color=PALETTE["measured"]
+    )
+    dots = axes.scatter(
+        [d["mean"] for _, _, d in shown], [y for y, _, _ in shown], s=58, color=PALETTE["measured"], zorder=3
+    )
     drawing.tip(dots, [f"{n}: {number(d['mean'], 4, True)} {interval(d['low'], d['high'], 4, True)}\n{d['n']} pairs"
                        for _, n, d in shown])  # fmt: skip
     axes.set_yticks(at, [shorten(r["strategy"], 16) for r in rows])

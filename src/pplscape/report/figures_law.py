@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from pplscape.landscape import Floats
-from pplscape.report.style import COLOUR_MAP, HALF, PALETTE, Drawing, styled
+from pplscape.report.style import COLOUR_MAP, HALF, PALETTE, Drawing, log_ticks, styled
 from pplscape.report.surface import Surface
-from pplscape.report.words import NATS, interval, number, tokens
+from pplscape.report.words import NATS, interval, number, significant, tokens
 
 Facts = Mapping[str, Any]
 HALO, DARK = "white", "#15191e"
@@ -56,10 +56,12 @@ def pilots_plane(picture: PlanePicture, width: float = HALF) -> Drawing:
         if predicted is not None and picture.surface is not None:
             _contours(axes, picture.surface, predicted, norm)
         _outlines(axes, picture)
-        look = {"cmap": COLOUR_MAP, "norm": norm, "edgecolors": HALO, "linewidths": 1.4, "zorder": 4}
-        dots = axes.scatter(*picture.points.T, c=picture.improvement, s=84, **look)
+        look: dict[str, Any] = {"cmap": COLOUR_MAP, "norm": norm, "edgecolors": HALO, "linewidths": 1.4, "zorder": 4}
+        dots = axes.scatter(picture.points[:, 0], picture.points[:, 1], c=picture.improvement, s=84, **look)
         drawing.tip(dots, picture.tips)
         _marks(drawing, axes, picture)
+        if picture.scale == "ppl":
+            _log_axes(axes, picture.box)
         axes.set_xlim(picture.box[:2])
         axes.set_ylim(picture.box[2:])
         axes.set_xlabel(f"mean {AXIS[picture.scale]}")
@@ -68,6 +70,17 @@ def pilots_plane(picture: PlanePicture, width: float = HALF) -> Drawing:
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.set_label(f"improvement over the base model, {NATS}", fontsize=11.5)
     return drawing
+
+
+def _log_axes(axes: Any, box: tuple[float, float, float, float]) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis, low, high in ((axes.xaxis, *box[:2]), (axes.yaxis, *box[2:])):
+        axis.set_major_locator(FixedLocator(log_ticks(low, high, 6)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda v, _: significant(v, 2))
 
 
 def _norm(measured: Floats, predicted: Floats | None) -> Any:
@@ -82,8 +95,8 @@ def _norm(measured: Floats, predicted: Floats | None) -> Any:
 
 def _contours(axes: Any, surface: Surface, predicted: Floats, norm: Any) -> None:
     levels = np.linspace(norm.vmin, norm.vmax, 11)
-    look = {"levels": levels, "extend": "both", "cmap": COLOUR_MAP, "norm": norm}
-    ground = axes.contourf(surface.mean, surface.std, np.ma.masked_invalid(predicted), **look)
+    look: dict[str, Any] = {"levels": levels, "extend": "both", "cmap": COLOUR_MAP, "norm": norm}
+    ground = axes.contourf(surface.mesh.mean, surface.mesh.std, np.ma.masked_invalid(predicted), **look)
     ground.set(edgecolor=HALO, linewidth=0.4)
 
 
@@ -107,14 +120,14 @@ def _marks(drawing: Drawing, axes: Any, picture: PlanePicture) -> None:
     handles = []
     for name, (mean, std) in picture.marks.items():
         marker, colour, size = looks[name]
-        look = {"marker": marker, "s": size, "color": colour, "edgecolors": HALO, "linewidths": 1.6}
+        look: dict[str, Any] = {"marker": marker, "s": size, "color": colour, "edgecolors": HALO, "linewidths": 1.6}
         mark = axes.scatter([mean], [std], zorder=6, clip_on=False, **look)
         handles.append(mark)
         drawing.tip(mark, [f"{labels.get(name, name)}\nmean {number(mean)}, spread {number(std)}"])
     if handles:
-        look = {"handletextpad": 0.2, "columnspacing": 1.0, "borderaxespad": 0.2, "handlelength": 1.4}
         names = [labels.get(name, name) for name in picture.marks]
-        drawing.legend(handles, names, "outside upper left", ncols=2 if drawing.narrow else 3, **look)
+        near: dict[str, Any] = {"handletextpad": 0.2, "columnspacing": 1.0, "borderaxespad": 0.2, "handlelength": 1.4}
+        drawing.legend(handles, names, "outside upper left", ncols=2 if drawing.narrow else 3, **near)
 
 
 def bin_utilities(rows: Sequence[Facts], width: float = HALF) -> Drawing:
@@ -127,7 +140,13 @@ def bin_utilities(rows: Sequence[Facts], width: float = HALF) -> Drawing:
         axes = drawing.axes()
         axes.axhline(0, color=PALETTE["muted"], lw=1)
         axes.axhline(1, color=PALETTE["muted"], lw=1, ls=(0, (4, 2)))
-        place = {"xytext": (-2, 3), "textcoords": "offset points", "ha": "right", "color": PALETTE["muted"], "fontsize": 11}
+        place: dict[str, Any] = {
+            "xytext": (-2, 3),
+            "textcoords": "offset points",
+            "ha": "right",
+            "color": PALETTE["muted"],
+            "fontsize": 11,
+        }
         axes.annotate("average token", (1, 1), xycoords=axes.get_yaxis_transform(), **place)
         axes.vlines([r["bin"] for r in some], [r["low"] for r in some], [r["high"] for r in some],
                     color=PALETTE["measured"], lw=2.2)  # fmt: skip
@@ -163,8 +182,16 @@ def predicted_against_measured(rows: Sequence[Facts], width: float = HALF) -> Dr
         for random, marker, label in ((False, "o", "designed regime"), (True, "s", "random regime")):
             of_kind = np.array([bool(r["random"]) == random for r in rows])
             if of_kind.any():
-                look = {"cmap": SIZE_COLOURS, "norm": norm, "edgecolors": PALETTE["muted"], "marker": marker, "zorder": 3}
-                dots = axes.scatter(measured[of_kind], predicted[of_kind], c=size[of_kind], s=54, linewidths=0.7, **look)
+                look: dict[str, Any] = {
+                    "cmap": SIZE_COLOURS,
+                    "norm": norm,
+                    "edgecolors": PALETTE["muted"],
+                    "marker": marker,
+                    "zorder": 3,
+                }
+                dots = axes.scatter(
+                    measured[of_kind], predicted[of_kind], c=size[of_kind], s=54, linewidths=0.7, **look
+                )
                 kinds.append(axes.scatter([], [], marker=marker, color=PALETTE["muted"], s=54))
                 names.append(label)
                 drawing.tip(dots, [r["tip"] for r in rows if bool(r["random"]) == random])
@@ -176,9 +203,7 @@ def predicted_against_measured(rows: Sequence[Facts], width: float = HALF) -> Dr
     return drawing
 
 
-def _size_legend(
-    drawing: Drawing, axes: Any, sizes: Floats, norm: Any, handles: list[Any], labels: list[str]
-) -> None:
+def _size_legend(drawing: Drawing, axes: Any, sizes: Floats, norm: Any, handles: list[Any], labels: list[str]) -> None:
     """Kinds by marker, sizes by colour. Pilots of one size differ by a few tokens: sizes within 5 % are one."""
     import matplotlib
 

@@ -64,7 +64,9 @@ class RunFolder:
         )
         if not run.manifests and run.landscape is None and not run.runs and run.law is None:
             known = ", ".join(FOLDERS.values())
-            raise UserError(f"{path} holds no stage of a run (none of {known}); make one with `pplscape run` or `demo`.")
+            raise UserError(
+                f"{path} holds no stage of a run (none of {known}); make one with `pplscape run` or `demo`."
+            )
         return run
 
     @property
@@ -98,6 +100,12 @@ class RunFolder:
         return None
 
     @property
+    def next_stage(self) -> str:
+        """The first stage on the way to a selection that has not run."""
+        have = {"landscape": self.landscape, "plan": self.plan or self.runs, "pilot": self.runs, "fit": self.law}
+        return next((stage for stage, found in have.items() if not found), "select")
+
+    @property
     def commands(self) -> list[str]:
         """How to make all of this again: in one go where there is a configuration, and stage by stage."""
         whole = ["pplscape", "run", str(self.path / "config.json"), "--out", str(self.path)]
@@ -122,8 +130,17 @@ class RunFolder:
             "plan": ["plan", at["landscape"], "--budget", budget, "--pilot-tokens", str(spent)],
             "pilot": ["pilot", at["plan"], "--model", model, "--scores", at["score"], *corpus],
             "fit": ["fit", runs, "--landscape", f"{at['landscape']}/landscape.json"],
-            "select": ["select", at["score"], "--strategy", "auto", "--budget", budget]
-            + ["--law", f"{at['fit']}/law.json", "--runs", runs, *corpus],
+            "select": [
+                "select",
+                at["score"],
+                "--budget",
+                budget,
+                "--law",
+                f"{at['fit']}/law.json",
+                "--runs",
+                runs,
+                *corpus,
+            ],
             "train": ["train", at["select"], "--model", model, *corpus],
             "evaluate": ["evaluate", arm, "--heldout", at["prepare"]],
             "compare": ["compare", evaluation.replace("<STRATEGY-SEED>", "*")],

@@ -31,27 +31,29 @@ def render(run: RunFolder, out: Path, gallery: Gallery | None = None) -> str:
     )
 
     def asset(name: str) -> Markup:
-        return Markup((resources.files("pplscape.report") / "templates" / name).read_text())  # noqa: S704
+        return Markup((resources.files("pplscape.report") / "templates" / name).read_text())
 
     return environment.get_template("report.html").render(asset=asset, **view_of(run, out, gallery))
 
 
 def view_of(run: RunFolder, out: Path, gallery: Gallery) -> dict[str, Any]:
     """Everything the page shows, by section; a section whose stage has not run is None."""
-    from pplscape.report import about_data, about_law, about_outcome
+    from pplscape.report import about_data, about_outcome, about_pilots, about_trust
+    from pplscape.report.law_view import LawView
 
-    law = about_law.LawView(run)
+    law = LawView(run)
     return {
         "title": heading(run),
         "verdict": verdict_of(run),
         "landscape": about_data.landscape_view(run, gallery),
-        "pilots": about_law.pilots_view(run, law, gallery),
-        "trust": about_law.trust_view(run, law, gallery),
+        "pilots": about_pilots.pilots_view(run, law, gallery),
+        "trust": about_trust.trust_view(run, law, gallery),
         "selection": about_data.selection_view(run, gallery),
         "outcome": about_outcome.outcome_view(run, gallery),
         "costs": about_outcome.cost_view(run),
         "reproduce": about_outcome.reproduce_view(run, out),
         "commands": {stage: run.command(stage) for stage in ("landscape", "pilot", "fit", "select", "compare")},
+        "next": run.command(run.next_stage),
         "version": library_versions().get("pplscape", ""),
     }
 

@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pplscape.landscape import Floats
 from pplscape.report.words import visible
 
 if TYPE_CHECKING:
@@ -62,6 +61,15 @@ def plain(text: str) -> str:
 def shorten(text: str, most: int) -> str:
     """A label of at most `most` characters."""
     return plain(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers (1, 2, 5 and their tens) between two positive numbers, thinned to about `most`."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [m * 10.0**k for k in decades for m in (1, 2, 5) if low * 0.999 <= m * 10.0**k <= high * 1.001]
+    if len(ticks) < 2:
+        ticks = [float(f"{t:.2g}") for t in np.geomspace(low, high, 4)]
+    return ticks[:: 1 + (len(ticks) - 1) // most]
 
 
 def _rc(fonttype: str) -> Any:
@@ -127,9 +135,12 @@ class Drawing:
         """Too narrow for two things side by side."""
         return self.width < 420
 
-    def legend(self, handles: Sequence[Any], labels: Sequence[str], loc: str = "outside lower left", **look: Any) -> None:
+    def legend(
+        self, handles: Sequence[Any], labels: Sequence[str], loc: str = "outside lower left", **look: Any
+    ) -> None:
         """A legend outside the axes. Labels are given: matplotlib drops those of artists that begin with `_`."""
-        self.figure.legend(handles, [plain(t) for t in labels], loc=loc, **({"handlelength": 0.8} | look))
+        options: dict[str, Any] = {"loc": loc, "handlelength": 0.8} | look
+        self.figure.legend(handles, [plain(t) for t in labels], **options)
 
     def axes(self, *, grid: str | None = "y") -> Axes:
         """The figure's single axes, with light grid lines across `grid`."""
@@ -144,7 +155,7 @@ class Drawing:
         artist.set_gid(key)
         self.tips[key] = list(texts)
 
-    def blocks(self, axes: Axes, left: Floats, right: Floats, low: Floats, high: Floats, **look: Any) -> Artist:
+    def blocks(self, axes: Axes, left: Any, right: Any, low: Any, high: Any, **look: Any) -> Artist:
         """Rectangles as one artist (hundreds of patches are slow); arrays [n], or numbers for all."""
         from matplotlib.collections import PolyCollection
 

@@ -29,7 +29,16 @@ def compositions_of(rows: Sequence[Facts]) -> Compositions:
         values = [r.get(name) for r in rows]
         return None if any(v is None for v in values) else np.asarray(values, dtype=float)
 
-    names = ("nll_mean", "nll_std", "ppl_mean", "ppl_std", "bin_tokens", "bin_unique_tokens", "n_params", "unique_tokens")
+    names = (
+        "nll_mean",
+        "nll_std",
+        "ppl_mean",
+        "ppl_std",
+        "bin_tokens",
+        "bin_unique_tokens",
+        "n_params",
+        "unique_tokens",
+    )
     tokens = np.array([r["tokens"] for r in rows], dtype=float)
     return Compositions(tokens=tokens, **{n: column(n) for n in names})
 
@@ -61,6 +70,8 @@ def tilt_to(landscape: Facts, scale: str, mean: Floats, std: Floats, steps: int 
         hessian = np.einsum("gf,gfi,gfj->gij", shares, centred, centred) + 1e-7 * np.eye(2)
         step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         tilt -= step * np.minimum(1.0, 4.0 / np.maximum(np.abs(step).max(-1, keepdims=True), 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
     shares = _softmax(log_weight + tilt @ features.T)
     got = shares @ features
     got_std = np.sqrt(np.maximum(got[:, 1] - got[:, 0] ** 2, 0))
@@ -72,12 +83,40 @@ def _softmax(logits: Floats) -> Floats:
     return weights / weights.sum(-1, keepdims=True)
 
 
+@dataclass(frozen=True)
+class Mesh:
+    """The part of the (mean, std) plane that a budget can reach and a figure shows, with the tilt at each point.
+
+    `mean`, `std` [S, M]: columns are lines of equal mean, cut where the set ends, so that its borders are smooth.
+    """
+
+    scale: str
+    mean: Floats
+    std: Floats
+    tilts: Tilts
+
+    @classmethod
+    def of(cls, landscape: Facts, scale: str, box: tuple[float, float, float, float]) -> Mesh | None:
+        """The feasible part of a box (mean low, mean high, std low, std high); None where they do not meet."""
+        found = feasible_mesh(landscape, scale, box)
+        if found is None:
+            return None
+        mean, std = found
+        return cls(scale, mean, std, tilt_to(landscape, scale, mean.ravel(), std.ravel()))
+
+    def compositions(self, landscape: Facts, tokens: float, bins: Facts | None, n_params: float | None) -> Compositions:
+        """What `tokens` tokens at each point [S x M] consist of, on `bins` {edges, share} if given."""
+        return tilted_compositions(
+            landscape, self.scale, self.mean.ravel(), self.std.ravel(), self.tilts, tokens, bins, n_params
+        )
+
+
 def tilted_compositions(
-    landscape: Facts, scale: str, mean: Floats, std: Floats, tokens: float, bins: Facts | None, n_params: float | None
-) -> tuple[Compositions, NDArray[np.bool_]]:
-    """Compositions of `tokens` tokens at each (mean, std) [G], on `bins` {edges, share} if given; which exist."""
+    landscape: Facts, scale: str, mean: Floats, std: Floats, tilts: Tilts, tokens: float, bins: Facts | None,
+    n_params: float | None,
+) -> Compositions:  # fmt: skip
+    """Compositions of `tokens` tokens at each (mean, std) [G] that `tilts` were made for."""
     fine = landscape["fine_bins"]
-    tilts = tilt_to(landscape, scale, mean, std)
     token_share = np.asarray(fine["share"]) * landscape["tokens"] / np.asarray(fine["chunks"])
     in_fine = tilts.shares * token_share
     in_fine *= tokens / in_fine.sum(-1, keepdims=True)
@@ -87,7 +126,7 @@ def tilted_compositions(
     other_mean = tilts.shares @ np.asarray(moments["mean"])
     square = tilts.shares @ (np.asarray(moments["variance"]) + np.asarray(moments["mean"]) ** 2)
     columns |= {f"{other}_mean": other_mean, f"{other}_std": np.sqrt(np.maximum(square - other_mean**2, 0))}
-    if bins is not None:
+    if bins is not None and bins.get("edges") is not None:
         cuts = Bins(tuple(bins["edges"]), tuple(bins["share"]))
         member = cuts.of(np.asarray(fine["mean"]))[:, None] == np.arange(cuts.n)
         columns["bin_tokens"] = in_fine @ member
@@ -96,41 +135,28 @@ def tilted_compositions(
     if n_params is not None:
         columns["n_params"] = np.full(len(mean), float(n_params))
     total = np.full(len(mean), float(tokens))
-    return Compositions(tokens=total, unique_tokens=total, **columns), tilts.reached
+    return Compositions(tokens=total, unique_tokens=total, **columns)
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Predicted loss [S, M] (nats/token; NaN where no tilt comes near) at (mean, std) [S, M] on `scale`.
+    """Predicted loss [S, M] (nats/token; NaN where no tilt comes near) over a mesh at one size."""
 
-    Columns are lines of equal mean, each cut at the edge of what the budget can reach, so the mesh has smooth borders.
-    """
-
-    scale: str
     tokens: float
-    mean: Floats
-    std: Floats
+    mesh: Mesh
     loss: Floats
 
 
-def loss_surface(
-    law: Any, landscape: Facts, scale: str, box: tuple[float, float, float, float], tokens: float, n_params: float | None
-) -> Surface | None:
-    """The law's prediction over the feasible part of a box (mean low, mean high, std low, std high); None if empty."""
-    mesh = feasible_mesh(landscape, scale, box)
-    if mesh is None:
-        return None
-    m, s = (a.ravel() for a in mesh)
-    subsets, exists = tilted_compositions(landscape, scale, m, s, tokens, law.bins or landscape["bins"], n_params)
+def loss_surface(law: Any, landscape: Facts, mesh: Mesh, tokens: float, n_params: float | None) -> Surface | None:
+    """The law's prediction for `tokens` tokens over the mesh; None if it has none."""
     with np.errstate(all="ignore"):
-        loss = np.asarray(law.predict(subsets), dtype=float)
-    loss = np.where(exists & np.isfinite(loss), loss, np.nan).reshape(mesh[0].shape)
-    return Surface(scale, tokens, *mesh, loss) if np.isfinite(loss).any() else None
+        loss = np.asarray(law.predict(mesh.compositions(landscape, tokens, law.bins, n_params)), dtype=float)
+    known = np.isfinite(loss) & (mesh.tilts.reached | (law.scale is not None))  # laws on moments need no tilt
+    loss = np.where(known, loss, np.nan).reshape(mesh.mean.shape)
+    return Surface(tokens, mesh, loss) if np.isfinite(loss).any() else None
 
 
-def feasible_mesh(
-    landscape: Facts, scale: str, box: tuple[float, float, float, float]
-) -> tuple[Floats, Floats] | None:
+def feasible_mesh(landscape: Facts, scale: str, box: tuple[float, float, float, float]) -> tuple[Floats, Floats] | None:
     """(mean, std) [GRID, GRID] filling the feasible set within a box; None where they do not meet.
 
     The set is convex in (mean, mean square): a line of equal mean enters and leaves its boundary once.
@@ -141,7 +167,7 @@ def feasible_mesh(
     low, high = max(box[0], x.min() + margin), min(box[1], x.max() - margin)
     if not low < high:
         return None
-    mean = np.linspace(low, high, GRID)
+    mean = np.geomspace(low, high, GRID) if scale == "ppl" else np.linspace(low, high, GRID)
     before, after = x[:-1, None] - mean, x[1:, None] - mean
     crosses = before * after <= 0
     share = np.divide(before, before - after, out=np.zeros_like(before), where=before != after)
@@ -151,9 +177,12 @@ def feasible_mesh(
     kept = top - bottom > 1e-6 * (box[3] - box[2])
     if kept.sum() < 2:
         return None
-    steps = np.linspace(0, 1, GRID)[:, None]
-    std = bottom[kept] * (1 - steps) + top[kept] * steps
-    return np.broadcast_to(mean[kept], std.shape), np.maximum(std, 1e-6)
+    steps, bottom = np.linspace(0, 1, GRID)[:, None], np.maximum(bottom, 1e-6)
+    if scale == "ppl":
+        std = np.exp(np.log(bottom[kept]) * (1 - steps) + np.log(top[kept]) * steps)
+    else:
+        std = bottom[kept] * (1 - steps) + top[kept] * steps
+    return np.broadcast_to(mean[kept], std.shape), std
 
 
 def hull(mean: Floats, std: Floats, per_edge: int = 8) -> Floats:
@@ -170,14 +199,17 @@ def hull(mean: Floats, std: Floats, per_edge: int = 8) -> Floats:
     return np.exp(np.concatenate([*edges, corners[:1]]))
 
 
-def plane_box(points: Sequence[tuple[float, float]], pad: float = 0.07) -> tuple[float, float, float, float]:
-    """The box around (mean, std) points that a figure of the plane shows."""
+def plane_box(
+    points: Sequence[tuple[float, float]], scale: str = "nll", pad: float = 0.07
+) -> tuple[float, float, float, float]:
+    """The box around (mean, std) points [at least one] that a figure of the plane shows; padded in logs for `ppl`."""
     values = np.asarray(points, dtype=float)
-    low, high = values.min(0), values.max(0)
-    room = pad * np.maximum(high - low, 1e-3 * np.abs(high) + 1e-9)
-    return (
-        float(low[0] - room[0]),
-        float(high[0] + room[0]),
-        float(max(0.0, low[1] - room[1])),
-        float(high[1] + room[1]),
-    )
+    if scale == "ppl":
+        low, high = np.log(np.maximum(values.min(0), 1e-9)), np.log(np.maximum(values.max(0), 1e-9))
+        room = pad * np.maximum(high - low, 0.05)
+        ends = np.exp([low - room, high + room])
+    else:
+        low, high = values.min(0), values.max(0)
+        room = pad * np.maximum(high - low, 1e-3 * np.abs(high) + 1e-9)
+        ends = np.stack([low - room, high + room])
+    return float(ends[0, 0]), float(ends[1, 0]), float(max(0.0, ends[0, 1])), float(ends[1, 1])

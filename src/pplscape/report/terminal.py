@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pplscape.report.about_data import prediction_rows
 from pplscape.report.about_outcome import strategy_rows
-from pplscape.report.folder import RunFolder
+from pplscape.report.folder import Facts, RunFolder
 from pplscape.report.verdict import Verdict, verdict_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 STYLES = {"worth it": "bold cyan", "inside the noise": "bold yellow", "not enough pilots": "bold magenta"}
 
@@ -23,7 +27,8 @@ def summary(run_dir: Path | str, *, width: int = 100, color: bool = False) -> st
     sink = io.StringIO()
     console = Console(file=sink, width=width, force_terminal=color, no_color=not color, highlight=False)
     style = STYLES.get(verdict.light or "", "bold")
-    console.print(f"[{style}]{escape(verdict.title)}[/] ({'measured' if verdict.measured else 'predicted'})")
+    basis = "" if verdict.light is None else " (measured)" if verdict.measured else " (predicted)"
+    console.print(f"[{style}]{escape(verdict.title)}[/]{basis}")
     console.print(escape(verdict.sentence))
     if verdict.noise:
         console.print(escape(verdict.noise))
@@ -33,7 +38,7 @@ def summary(run_dir: Path | str, *, width: int = 100, color: bool = False) -> st
     return sink.getvalue().rstrip() + "\n"
 
 
-def _predicted(run: RunFolder, verdict: Verdict):  # type: ignore[no-untyped-def]
+def _predicted(run: RunFolder, verdict: Verdict) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
@@ -49,7 +54,7 @@ def _predicted(run: RunFolder, verdict: Verdict):  # type: ignore[no-untyped-def
     return table
 
 
-def _measured(comparison):  # type: ignore[no-untyped-def]
+def _measured(comparison: Facts) -> Table:
     from rich.markup import escape
     from rich.table import Table
 

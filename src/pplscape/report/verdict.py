@@ -70,7 +70,11 @@ def _light(run: RunFolder) -> tuple[str | None, str, bool]:
     gain = (predicted or {}).get("gain")
     text = f"Predicted gain over random at equal tokens: {with_interval(gain)} {NATS}." if gain else ""
     if gate.get("passes"):
-        return "worth it", f"{text} {_reason(gate)} No arm has been trained yet, so this is a prediction.".strip(), False
+        return (
+            "worth it",
+            f"{text} {_reason(gate)} No arm has been trained yet, so this is a prediction.".strip(),
+            False,
+        )
     untold = gate.get("p10") is None or random_trunks(run) < LEAST_SEEDS
     light = "not enough pilots" if untold else "inside the noise"
     return light, f"{text} {_reason(gate)} No arm has been trained yet, so this is a prediction.".strip(), False
@@ -95,9 +99,12 @@ def _measured_sentence(comparison: Facts) -> str:
     if d["low"] is None:
         return f"{text}, in one pair of runs: a single pair cannot show its noise."
     ends = f"{number(d['low'], 4, True)} to {number(d['high'], 4, True)}"
-    end = f"{text} at equal tokens ({d['method'].replace('%', f'{GLUE}%')} interval of the difference {ends}, {plural(d['n'], 'paired seed')})."
+    method = d["method"].replace("%", f"{GLUE}%")
+    end = f"{text} at equal tokens ({method} interval of the difference {ends}, {plural(d['n'], 'paired seed')})."
     if d["low"] <= 0 <= d["high"]:
         end += " The interval includes zero: the two cannot be told apart."
+    elif d["mean"] > 0:
+        end += " Random is better."
     return end
 
 
@@ -167,7 +174,7 @@ def _saved(efficiency: Facts | None, budget: int | None) -> tuple[str, str]:
     factor, censored = efficiency["factor"], efficiency.get("censored")
     extra = (factor - 1) * budget
     ends = interval(efficiency.get("low"), efficiency.get("high"), 2)
-    word = f"saves {tokens(extra)}" if extra >= 0 else f"loses {tokens(-extra)}"
+    word = f"would save {tokens(extra)}" if extra >= 0 else f"would waste {tokens(-extra)}"
     bound = {"above": "at least ", "below": "at most "}.get(censored or "", "")
     return f"{bound}{times(factor)}", f"predicted {ends}; {word}".replace(" ;", ";")
 

@@ -11,7 +11,7 @@ NATS = "nats/token"
 GLUE = "\N{NO-BREAK SPACE}"
 """Between a number and its unit."""
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-_CONTROL = {c: "\N{REPLACEMENT CHARACTER}" for c in (*range(9), 11, 12, *range(14, 32), 127)}
+_CONTROL = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127), "�")
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
@@ -30,7 +30,8 @@ def significant(value: float | None, digits: int = 3) -> str:
         return NOTHING
     if value == 0:
         return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    decimals = max(0, digits - 1 - exponent)
     return number(value, min(decimals, 8))
 
 

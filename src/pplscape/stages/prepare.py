@@ -1,7 +1,7 @@
 """prepare: input files -> documents and chunks, split by document, cleaned, everything counted by reason.
 
 Two passes. `text.ingest` reads, chunks and hashes each document once and spools it; then the split is fixed, and
-`text.sift` decides what stays. Texts are streamed; hashes and signatures (about 0.7 kB a document) are in memory.
+`text.sift` decides what stays. Texts are streamed; hashes, ids and signatures (about 1 kB a document) are in memory.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, fingerprint
+from pplscape.progress import Progress
 from pplscape.text.chunk import Chunker
 from pplscape.text.clean import NearDuplicates, Overlap, hash_words, shingles, signatures
 from pplscape.text.ingest import Ids, Index, ingest, read_index, read_part
@@ -46,6 +47,7 @@ def prepare(
     heldout: Sequence[str] | None = None,
     eval: Sequence[str] | None = None,
     columns: Columns = Columns(),
+    eval_columns: Columns | None = None,
     chunk_tokens: int = 512,
     min_tokens: int = 64,
     valid: float = 0.02,
@@ -63,7 +65,8 @@ def prepare(
     """Prepare a corpus for scoring, pilots and selection; returns the folder, to be read with `text.prepared.Prepared`.
 
     inputs       files, folders, globs, fsspec URLs or `hf:DATASET`; `heldout`: files to take valid and test from
-                 (halves), instead of from the inputs; `eval`: text the pool must not hold, such as benchmarks
+                 (halves), instead of from the inputs; `eval`: text the pool must not hold, such as benchmarks,
+                 in `eval_columns` if not in the same columns
     valid, test  a share of the tokens (below 1; at most `heldout_cap` tokens) or a number of tokens
     near_duplicates  "remove", "keep", or how many of a kind stay
     limit, limit_tokens  stop reading after so many rows, or before so many tokens of usable chunks are exceeded
@@ -79,6 +82,7 @@ def prepare(
     config: dict[str, Any] = {
         "tokenizer": tokenizer_hash(tokenizer),
         "columns": asdict(columns),
+        "eval_columns": asdict(eval_columns or columns),
         "chunk_tokens": chunk_tokens,
         "min_tokens": min_tokens,
         "valid": valid,
@@ -106,7 +110,7 @@ def prepare(
         overwrite=overwrite,
     ) as folder:
         if not folder.finished:
-            _Run(folder, chunker, columns, config, seed).all(paths, heldout_paths, eval_paths, model)
+            _Run(folder, chunker, config, seed).all(paths, heldout_paths, eval_paths, model)
     return Path(out)
 
 
@@ -139,24 +143,27 @@ def describe(found: dict[str, Any]) -> str:
 class _Run:
     """One run of the stage in an open folder."""
 
-    def __init__(self, folder: StageFolder, chunker: Chunker, columns: Columns, config: dict[str, Any], seed: int):
-        self.folder, self.chunker, self.columns, self.config, self.seed = folder, chunker, columns, config, seed
+    def __init__(self, folder: StageFolder, chunker: Chunker, config: dict[str, Any], seed: int):
+        self.folder, self.chunker, self.config, self.seed = folder, chunker, config, seed
+        self.columns = Columns(**config["columns"])
         self.rejected = RejectedWriter(folder)
+        self.eval_rejected: Counter[str] = Counter()
         self.writers = [SplitWriter(folder, name) for name in SPLITS]
 
     def all(self, paths: list[str], heldout_paths: list[str], eval_paths: list[str], model: str) -> None:
         shutil.rmtree(self.folder.path / USED, ignore_errors=True)
         ids = Ids()
-        given = ingest(self.folder, "heldout", read_documents(heldout_paths, self.columns), self.chunker, ids=ids)
-        corpus = ingest(
-            self.folder,
-            "corpus",
-            read_documents(paths, self.columns),
-            self.chunker,
-            ids=ids,
-            limit=self.config["limit"],
-            limit_tokens=self.config["limit_tokens"],
-        )
+        limits = {name: self.config[name] for name in ("limit", "limit_tokens")}
+        total = survey(paths)["tokens"]
+        with Progress("prepare", min(total, limits["limit_tokens"] or total)) as progress:
+
+            def count(tokens: int) -> None:
+                progress.total = max(progress.total, progress.done + tokens)  # the total was a guess
+                progress.add(tokens)
+
+            shared: dict[str, Any] = {"ids": ids, "on_tokens": count}
+            given = ingest(self.folder, "heldout", self._read(heldout_paths), self.chunker, **shared)
+            corpus = ingest(self.folder, "corpus", self._read(paths), self.chunker, **shared, **limits)
         names = given + corpus
         for name in names:
             self.rejected.add(_read_rejected(self.folder, name))
@@ -165,9 +172,27 @@ class _Run:
         if len(index.doc_id) == n_given:
             raise UserError(f"No usable document in {', '.join(paths[:3])}: {_listed(self.rejected.documents)}.")
         split = self._split(index, n_given)
-        protected = [d for d in read_documents(eval_paths, self.columns) if isinstance(d, Document)]
+        protected: list[Document] = []
+        for row in read_documents(eval_paths, Columns(**self.config["eval_columns"])):
+            if isinstance(row, Document):
+                protected.append(row)
+            else:
+                self.eval_rejected[row.reason] += 1
         self._sift(names, index, split, protected)
-        self._finish(model, len(index.doc_id), len(protected))
+        self._check_splits(split)
+        self._finish(model, len(protected))
+
+    def _read(self, paths: list[str]) -> Iterator[Document | Rejected]:
+        return read_documents(paths, self.columns)
+
+    def _check_splits(self, split: NDArray[np.int8]) -> None:
+        """UserError if nothing is left of a split that had documents."""
+        for which, writer in enumerate(self.writers):
+            if (split == which).any() and not writer.counts["documents"]:
+                raise UserError(
+                    f"Nothing is left in {SPLITS[which]}: {_listed(self.rejected.documents)}. Give more or other text, "
+                    "or loosen overlap_share and near_duplicates."
+                )
 
     def _split(self, index: Index, n_given: int) -> NDArray[np.int8]:
         hashes = [uniform(self.seed, d) for d in index.doc_id]
@@ -211,7 +236,7 @@ class _Run:
                         words.append(spooled.words)
         return words
 
-    def _finish(self, model: str, usable: int, n_eval: int) -> None:
+    def _finish(self, model: str, n_eval: int) -> None:
         for writer in self.writers:
             writer.flush()
         self.rejected.flush()
@@ -230,7 +255,7 @@ class _Run:
                 name: {**w.counts, "sources": dict(sorted(w.sources.items()))}
                 for name, w in zip(SPLITS, self.writers, strict=True)
             },
-            "eval_documents": n_eval,
+            "eval": {"documents": n_eval, "rejected": dict(sorted(self.eval_rejected.items()))},
             "facts": {
                 "model": model,
                 "tokenizer_hash": self.config["tokenizer"],

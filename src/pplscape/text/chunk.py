@@ -25,7 +25,7 @@ from pplscape.text.words import WordCounter, Words
 
 PIECE_CHARS_PER_TOKEN = 64
 """Characters encoded at a time, per token of a chunk: about a dozen chunks of English."""
-WORDS_PIECE_CHARS = 1_000_000
+WORDS_PIECE_CHARS = 200_000
 """Characters split into words at a time: bounds the memory of the list of words."""
 
 

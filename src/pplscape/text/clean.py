@@ -11,48 +11,70 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zlib
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
-_CHARACTERS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_NO_SPACES = re.compile(f"[{_CHARACTERS}]")
-_WORDS_OF_ANY_SCRIPT = re.compile(rf"[{_CHARACTERS}]|[^\W{_CHARACTERS}]+")
-"""Letters, digits and underscores; Chinese, Japanese and Korean characters count as a word each."""
-_WORDS_WITH_SPACES = re.compile(r"\w+")
-_ASCII_WORDS = re.compile(r"\w+", re.ASCII)
 SHINGLE, GRAM = 5, 13
 """Words of a MinHash shingle, and of an overlap sequence."""
 PERMUTATIONS, BANDS, ROWS = 128, 21, 6
 """21 bands of 6 rows find a pair of similarity 0.8 with probability 0.998, one of 0.5 with 0.28 (then verified)."""
 SIMILARITY = 0.8
+_BLOCK = 1 << 20
+"""Characters hashed at a time, cut at a space: bounds memory to some 40 MB whatever the length of a document."""
+_CHAR, _SEQUENCE = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
+"""Odd multipliers of the polynomial hashes over a word's characters and over a sequence's words."""
+_LONE = ((0x3040, 0x30FF), (0x3400, 0x9FFF), (0xAC00, 0xD7AF))
+"""Chinese, Japanese and Korean characters, written without spaces: each is a word."""
 
 
-class _WordHashes(dict[str, int]):
-    """word -> crc32 of its UTF-8 bytes, remembered."""
+@cache
+def _word_characters() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For every code point: whether it belongs to a word (a letter, digit or `_`), and whether it is one by itself."""
+    everything = "".join(map(chr, range(0x110000)))
+    inside, lone = np.zeros(0x110000, np.bool_), np.zeros(0x110000, np.bool_)
+    for match in re.finditer(r"\w+", everything):
+        inside[match.start() : match.end()] = True
+    for first, last in _LONE:
+        lone[first : last + 1] = inside[first : last + 1]
+    return inside, lone
 
-    LIMIT = 1 << 20
 
-    def __missing__(self, word: str) -> int:
-        if len(self) >= self.LIMIT:
-            self.clear()
-        value = self[word] = zlib.crc32(word.encode())
-        return value
-
-
-_WORDS = _WordHashes()
+@cache
+def _powers(base: int, n: int) -> Hashes:
+    """base**0 ... base**(n - 1), modulo 2**64."""
+    powers = np.full(n, base, np.uint64)
+    powers[0] = 1
+    return np.cumprod(powers)
 
 
 def hash_words(text: str) -> NDArray[np.uint32]:
     """One hash per word of the lower-cased text."""
-    pattern = (
-        _ASCII_WORDS if text.isascii() else _WORDS_OF_ANY_SCRIPT if _NO_SPACES.search(text) else _WORDS_WITH_SPACES
-    )
-    words = pattern.findall(text.lower())
-    return np.fromiter(map(_WORDS.__getitem__, words), np.uint32, len(words))
+    text = text.lower()
+    found = []
+    while len(text) > _BLOCK:
+        stop = text.rfind(" ", 0, _BLOCK) + 1 or _BLOCK
+        found.append(_hash_block(text[:stop]))
+        text = text[stop:]
+    return np.concatenate([*found, _hash_block(text)])
+
+
+def _hash_block(text: str) -> NDArray[np.uint32]:
+    """Polynomial hash of every word: differences of one running sum, shifted back to the word's own powers."""
+    n = len(text)
+    codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    inside, lone = (table[codes] for table in _word_characters())
+    begins = inside.copy()
+    begins[1:] &= ~inside[:-1] | lone[1:] | lone[:-1]
+    starts = np.flatnonzero(begins)
+    after = np.append(starts[1:], n)  # the next word's start: characters between words add nothing to the sum
+    weights = (codes.astype(np.uint64) + np.uint64(1)) * inside * _powers(_CHAR, _BLOCK)[:n]
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(weights)])
+    hashes = (total[after] - total[starts]) * _powers(pow(_CHAR, -1, 1 << 64), _BLOCK)[starts]
+    return (_mix(hashes) >> np.uint64(32)).astype(np.uint32)
 
 
 def _mix(x: Hashes) -> Hashes:
@@ -63,16 +85,27 @@ def _mix(x: Hashes) -> Hashes:
 
 
 def sequences(words: NDArray[np.uint32], n: int) -> Hashes:
-    """Hashes [max(0, len - n + 1)] of the sequences of n words."""
+    """Hashes [max(0, len - n + 1)] of the sequences of n words.
+
+    Polynomials over the words, built by doubling: that of a + b words is that of a, times a power, plus that of b.
+    """
     if len(words) < n:
         return np.empty(0, np.uint64)
-    mixed = _mix(words.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    size = len(words) - n + 1
-    total = mixed[:size].copy()
-    for k in range(1, n):
-        total *= np.uint64(0xD6E8FEB86659FD93)
-        total += mixed[k : k + size]
+    single = _mix(words.astype(np.uint64) + np.uint64(_CHAR))
+    total, length = single, 1
+    for bit in bin(n)[3:]:
+        total = _join(total, length, total, length)
+        length *= 2
+        if bit == "1":
+            total = _join(total, length, single, 1)
+            length += 1
     return _mix(total)
+
+
+def _join(first: Hashes, a: int, second: Hashes, b: int) -> Hashes:
+    """Hashes of the sequences of a + b words from those of a and of b words."""
+    size = len(second) - a
+    return first[:size] * np.uint64(pow(_SEQUENCE, b, 1 << 64)) + second[a:]
 
 
 def shingles(words: NDArray[np.uint32], text: str) -> Hashes:
@@ -155,9 +188,11 @@ class Overlap:
     def _low(self, grams: Hashes) -> NDArray[np.intp]:
         return (grams & np.uint64((1 << self._FILTER_BITS) - 1)).astype(np.intp)
 
-    def shares(self, words: NDArray[np.uint32]) -> tuple[float, float]:
-        """(share of the document's sequences that are protected, largest share of one protected document it holds)."""
-        found = sequences(words, GRAM)
+    def shares(self, found: Hashes) -> tuple[float, float]:
+        """(share of a document's sequences that are protected, largest share of one protected document it holds).
+
+        `found`: the document's `sequences(words, GRAM)`.
+        """
         maybe = found[self._filter[self._low(found)]]
         if not len(maybe):
             return 0.0, 0.0

@@ -9,7 +9,7 @@ Parts depend on the input alone, so a killed run skips the parts it finds and en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,8 +99,12 @@ def ingest(
     ids: Ids,
     limit: int | None = None,
     limit_tokens: int | None = None,
+    on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> list[str]:
-    """Spool all rows; the names of the parts. Stops before the document that would exceed `limit_tokens` in total."""
+    """Spool all rows; the names of the parts. Stops before the document that would exceed `limit_tokens` in total.
+
+    `on_tokens` is told the tokens of every part.
+    """
     names: list[str] = []
     tokens = 0
     for k, part in enumerate(parts_of(rows, ids, limit)):
@@ -111,6 +115,7 @@ def ingest(
         names.append(name)
         metadata = pq.read_schema(folder.path / f"{name}.parquet").metadata
         tokens += int(metadata[b"tokens"])
+        on_tokens(int(metadata[b"tokens"]))
         if metadata[b"complete"] == b"no":
             break
     return names
@@ -224,17 +229,19 @@ def read_part(folder: StageFolder, name: str, wanted: NDArray[np.bool_]) -> Iter
     """(position in the part, document) of the wanted [n] documents of a part."""
     if not wanted.any():
         return
+    at = np.flatnonzero(wanted)
     table = pq.read_table(folder.path / f"{name}.parquet", columns=[*DOCUMENTS.names, "words"])
+    documents = table.select(DOCUMENTS.names).take(pa.array(at))
+    fields = zip(*(documents[c].to_pylist() for c in ("doc_id", "text", "source", "path", "row")), strict=True)
+    words = table["words"].take(pa.array(at)).to_pylist()
     chunks = pq.read_table(folder.path / f"{name}.chunks.parquet")
     owner = chunks["document"].to_numpy()
-    bounds = np.searchsorted(owner, np.arange(table.num_rows + 1))
+    bounds = np.searchsorted(owner, np.arange(table.num_rows + 1)).tolist()
     columns = [chunks[c].to_numpy() for c in _CHUNKS.names[1:]]
-    for i in np.flatnonzero(wanted):
-        row = {name: table[name][int(i)].as_py() for name in table.column_names}
-        words = np.frombuffer(row.pop("words"), "<u4").astype(np.uint32)
+    for i, document, raw in zip(at.tolist(), fields, words, strict=True):
         values = zip(*(c[bounds[i] : bounds[i + 1]].tolist() for c in columns), strict=True)
-        document = Document(row["doc_id"], row["text"], row["source"], row["path"], row["row"])
-        yield int(i), SpooledDocument(document, words, [(Chunk(*v[:-1]), v[-1]) for v in values])
+        hashes = np.frombuffer(raw, "<u4").astype(np.uint32)
+        yield i, SpooledDocument(Document(*document), hashes, [(Chunk(*v[:-1]), v[-1]) for v in values])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pplscape.text.chunk import Chunk
-from pplscape.text.clean import NearDuplicates, Overlap
+from pplscape.text.clean import GRAM, NearDuplicates, Overlap, sequences
 from pplscape.text.ingest import SpooledDocument
 from pplscape.text.read import Rejected
 from pplscape.text.split import POOL
@@ -80,10 +80,11 @@ class Sieve:
 
     def _reason(self, i: int, spooled: SpooledDocument) -> tuple[str, str] | None:
         if self.split[i] == POOL:
-            share, _ = self.heldout.shares(spooled.words)
+            found = sequences(spooled.words, GRAM)
+            share, _ = self.heldout.shares(found)
             if share >= self.overlap_share:
                 return "overlap_heldout", f"{share:.0%} of its 13-word sequences are in held-out text"
-            share, held = self.eval.shares(spooled.words)
+            share, held = self.eval.shares(found)
             if share >= self.overlap_share or held >= EVAL_CONTAINED:
                 return (
                     "overlap_eval",

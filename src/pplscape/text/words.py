@@ -32,8 +32,8 @@ _MODERN = (
 )
 LLAMA3 = _MODERN.replace("NUMBER", r"\p{N}{1,3}")
 QWEN2 = _MODERN.replace("NUMBER", r"\p{N}")
-REMEMBERED = 1 << 20
-"""Distinct pre-tokens whose counts are kept."""
+REMEMBERED, REMEMBERED_CHARS = 1 << 20, 100
+"""Distinct pre-tokens whose counts are kept, and the length of the longest of them."""
 
 
 def pattern_of(backend: dict[str, Any]) -> str | None:
@@ -74,7 +74,9 @@ class _Counts(dict[str, int]):
     def __missing__(self, word: str) -> int:
         if len(self) >= REMEMBERED:
             self.clear()
-        count = self[word] = len(self._backend.encode(word, add_special_tokens=False))
+        count = len(self._backend.encode(word, add_special_tokens=False))
+        if len(word) <= REMEMBERED_CHARS:
+            self[word] = count
         return count
 
 

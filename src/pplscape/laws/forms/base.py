@@ -54,6 +54,23 @@ class Penalty:
     strengths: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Prior:
+    """Weak belief about theta, worth one run: penalty `0.5 noise^2 sum precision (theta - centre)^2`.
+
+    It decides only what the runs cannot: with two sizes and L(0), say, exponent and floor trade off along a valley of
+    equal fit, and extrapolation would depend on where the optimiser happened to stop.
+    """
+
+    centre: Floats
+    precision: Floats
+    """[p]; 0 for no belief."""
+
+
+EXPONENT = 0.3
+"""Typical exponent of loss in training tokens (0.28-0.37 in arXiv 2203.15556 and its replications)."""
+
+
 class Form:
     """A law's form. Subclasses state the formula, its source and the class constants below."""
 
@@ -65,6 +82,8 @@ class Form:
     uses_size: ClassVar[bool] = True
     uses_composition: ClassVar[bool] = True
     uses_base: ClassVar[bool] = False
+    composition_terms: ClassVar[int] = 0
+    """Free numbers that only differences between regimes can tell, a common factor included; 0 if shrunk or none."""
 
     def __init__(self, variant: str = "", scale: str | None = None):
         if variant and variant not in self.variants:
@@ -123,6 +142,10 @@ class Form:
         """Shrinkage of theta, none by default."""
         return None
 
+    def prior(self, frame: Frame) -> Prior | None:
+        """Weak belief about exponents, none by default."""
+        return None
+
     def params(self, theta: Floats, frame: Frame) -> Floats:
         """theta [..., p] -> parameters [..., len(names)] in the formula's units."""
         return theta
@@ -137,6 +160,14 @@ class Form:
         if lacking:
             raise UserError(f"Form {self.spec} needs {', '.join(lacking)} to predict.")
         return self.evaluate(self.theta(params, frame), self.data(compositions, frame), frame, jacobian=False)[0]
+
+
+def believe(n: int, index: int, centre: float, spread: float) -> Prior:
+    """A prior on one of n parameters."""
+    at = np.zeros(n)
+    precision = np.zeros(n)
+    at[index], precision[index] = centre, spread**-2
+    return Prior(at, precision)
 
 
 def gap_floor_grid(loss: Floats, weight: Floats, n: int = 16) -> Floats:

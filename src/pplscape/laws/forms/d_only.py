@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, gap_floor_grid
+from pplscape.laws.forms.base import EXPONENT, Data, Floats, Form, Frame, Prior, believe, box, gap_floor_grid
 from pplscape.laws.forms.gap import GapForm
 from pplscape.runs import Compositions
 
@@ -40,6 +40,9 @@ class DOnlyAnchored(Form):
         assert frame.base_loss is not None
         top = np.minimum(smallest, 0.999 * frame.base_loss)
         return box([0.0, -12.0, np.log(0.02)], [top, 12.0, np.log(5.0)], smallest)
+
+    def prior(self, frame: Frame) -> Prior:
+        return believe(3, 2, float(np.log(EXPONENT)), 1.0)
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
         assert frame.base_loss is not None
@@ -90,6 +93,9 @@ class DOnlyRectified(Form):
 
     def bounds(self, frame: Frame, smallest: Floats) -> tuple[Floats, Floats]:
         return box([0.0, -12.0, -12.0, 0.0], [smallest, 8.0, 5.0, 3.0], smallest)
+
+    def prior(self, frame: Frame) -> Prior:
+        return believe(4, 3, EXPONENT, EXPONENT)
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
         floor, offset, alpha = theta[..., :1], np.exp(theta[..., 2:3]), theta[..., 3:4]

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, gap_floor_grid, weighted_least_squares
+from pplscape.laws.forms.base import (
+    EXPONENT,
+    Data,
+    Floats,
+    Form,
+    Frame,
+    Prior,
+    believe,
+    box,
+    gap_floor_grid,
+    weighted_least_squares,
+)
 from pplscape.runs import Compositions
 
 MAX_EXPONENT = 12.0
@@ -36,6 +47,9 @@ class GapForm(Form):
     def bounds(self, frame: Frame, smallest: Floats) -> tuple[Floats, Floats]:
         free = 1 + len(self.coefficient_names)
         return box([0.0, *[-np.inf] * free, 0.0], [smallest, *[np.inf] * free, 3.0], smallest)
+
+    def prior(self, frame: Frame) -> Prior:
+        return believe(len(self.names(frame)), -1, EXPONENT, EXPONENT)
 
     def basis(self, data: Data, frame: Frame) -> Floats:
         q = data["X"].shape[-1]

@@ -20,6 +20,7 @@ class Monotone(GapForm):
     name = "monotone"
     default_scale = "nll"
     coefficient_names = ("a",)
+    composition_terms = 2
 
     def columns_of(self, compositions: Compositions) -> list[Floats]:
         m, _ = compositions.moments(self.scale or "nll")
@@ -33,6 +34,7 @@ class Paper(GapForm, PlaneForm):
     variants = ("std", "var")
     default_scale = "ppl"
     coefficient_names: tuple[str, ...] = ("a0", "a1", "b0", "b1")
+    composition_terms = 5
 
     def columns_of(self, compositions: Compositions) -> list[Floats]:
         m, s = compositions.moments(self.scale or "ppl", self.reading)
@@ -58,6 +60,7 @@ class Extended(Paper):
 
     name = "extended"
     coefficient_names = ("a0", "a1", "b0", "b1", "c1", "c2")
+    composition_terms = 7
 
     def columns_of(self, compositions: Compositions) -> list[Floats]:
         m, s = compositions.moments(self.scale or "ppl", self.reading)

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from pplscape.laws.forms.base import Data, Floats, Frame, box, gap_floor_grid, weighted_least_squares
+from pplscape.laws.forms.base import (
+    EXPONENT,
+    Data,
+    Floats,
+    Frame,
+    Prior,
+    believe,
+    box,
+    gap_floor_grid,
+    weighted_least_squares,
+)
 from pplscape.laws.forms.gap import MAX_EXPONENT
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.runs import Compositions
@@ -22,6 +32,7 @@ class Quadratic(PlaneForm):
     name = "quadratic"
     variants = ("std", "var")
     default_scale = "nll"
+    composition_terms = 6
 
     def coordinates(self, compositions: Compositions) -> tuple[Floats, Floats]:
         """(x, y), each [n]."""
@@ -42,6 +53,9 @@ class Quadratic(PlaneForm):
 
     def bounds(self, frame: Frame, smallest: Floats) -> tuple[Floats, Floats]:
         return box([0.0, *[-np.inf] * 6, 0.0], [smallest, *[np.inf] * 6, 3.0], smallest)
+
+    def prior(self, frame: Frame) -> Prior:
+        return believe(8, -1, EXPONENT, EXPONENT)
 
     def basis(self, data: Data, frame: Frame) -> Floats:
         x, y = (max(float(np.std(data[k])), 1e-6) for k in ("x", "y"))

@@ -12,11 +12,14 @@ from __future__ import annotations
 import numpy as np
 
 from pplscape.laws.forms.base import (
+    EXPONENT,
     Data,
     Floats,
     Form,
     Frame,
     Penalty,
+    Prior,
+    believe,
     box,
     gap_floor_grid,
     weighted_least_squares,
@@ -72,6 +75,9 @@ class Utility(Form):
         n_bins = len(frame.bin_share or ())
         low = [0.0, np.log(0.02), shape[0], -12.0, *[-50.0] * n_bins]
         return box(low, [top, np.log(5.0), shape[1], 12.0, *[50.0] * n_bins], smallest)
+
+    def prior(self, frame: Frame) -> Prior:
+        return believe(4 + len(frame.bin_share or ()), 1, float(np.log(EXPONENT)), 1.0)
 
     def basis(self, data: Data, frame: Frame) -> Floats:
         return np.eye(4 + len(data["share"]))

@@ -2,11 +2,12 @@
 // The law's surface on a canvas: painter's algorithm, turned by dragging, slowly by itself until touched.
 (() => {
   const canvas = document.getElementById("surface");
-  const { mean, std, loss, pilots, axes, tokens } = JSON.parse(document.getElementById("surface-data").textContent);
+  const { mean, std, loss, pilots, axes, tokens, log } = JSON.parse(document.getElementById("surface-data").textContent);
   const known = loss.flat().filter((v) => v !== null).concat(pilots.map((p) => p[2]));
   const range = (values) => { const a = Math.min(...values), b = Math.max(...values); return [a, b > a ? b : a + 1]; };
   const limits = [range(mean.concat(pilots.map((p) => p[0]))), range(std.flat().concat(pilots.map((p) => p[1]))), range(known)];
-  const unit = (v, k) => 2 * (v - limits[k][0]) / (limits[k][1] - limits[k][0]) - 1;
+  const scaled = (v, k) => (log && k < 2 ? Math.log(v) : v);
+  const unit = (v, k) => 2 * (scaled(v, k) - scaled(limits[k][0], k)) / (scaled(limits[k][1], k) - scaled(limits[k][0], k)) - 1;
   // cividis at seven points, dark = worse
   const stops = ["#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838"].map((h) => [1, 3, 5].map((i) => parseInt(h.slice(i, i + 2), 16)));
   const colour = (v) => {
@@ -20,6 +21,7 @@
       if (corners.every(([a, b]) => loss[a][b] !== null))
         tiles.push({
           at: corners.map(([a, b]) => [unit(mean[b], 0), unit(std[a][b], 1), unit(loss[a][b], 2)]),
+          lines: [i % 4 === 0, j % 4 === 3, i % 4 === 3, j % 4 === 0],
           fill: colour(corners.reduce((sum, [a, b]) => sum + loss[a][b] / 4, 0)),
         });
     }
@@ -56,7 +58,18 @@
       } else {
         t.points.forEach((p, i) => (i ? g.lineTo(p[0], p[1]) : g.moveTo(p[0], p[1])));
         g.closePath();
-        g.globalAlpha = 0.9; g.fillStyle = t.fill; g.fill(); g.globalAlpha = 0.35; g.strokeStyle = page; g.lineWidth = 0.4; g.stroke(); g.globalAlpha = 1;
+        g.fillStyle = g.strokeStyle = t.fill;
+        g.lineWidth = 0.7;
+        g.fill();
+        g.stroke();
+        g.strokeStyle = page;
+        g.globalAlpha = 0.5;
+        t.lines.forEach((drawn, i) => {
+          if (!drawn) return;
+          const p = t.points[i], q = t.points[(i + 1) % 4];
+          g.beginPath(); g.moveTo(p[0], p[1]); g.lineTo(q[0], q[1]); g.stroke();
+        });
+        g.globalAlpha = 1;
       }
     }
     g.fillStyle = ink;

@@ -8,7 +8,14 @@ from pplscape.report.words import GLUE
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.23456, "1.235"), (-0.0324, "−0.032"), (-0.0001, "0.000"), (12345.6, "12,345.600"), (None, "–"), (float("nan"), "–")],
+    [
+        (1.23456, "1.235"),
+        (-0.0324, "−0.032"),
+        (-0.0001, "0.000"),
+        (12345.6, "12,345.600"),
+        (None, "–"),
+        (float("nan"), "–"),
+    ],
 )
 def test_number(value, text):
     assert words.number(value) == text
@@ -21,7 +28,8 @@ def test_number_with_sign():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.012345, "0.0123"), (123.4, "123"), (1.5, "1.50"), (98765, "98,765"), (0, "0"), (-2.0, "−2.00")]
+    ("value", "text"),
+    [(0.012345, "0.0123"), (123.4, "123"), (1.5, "1.50"), (98765, "98,765"), (0, "0"), (-2.0, "−2.00")],
 )
 def test_significant(value, text):
     assert words.significant(value) == text
