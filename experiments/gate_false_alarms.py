@@ -23,9 +23,9 @@ from pplscape.design import Fine, choose_regimes, choose_sizes, draw_trunk
 from pplscape.draw.options import Options
 from pplscape.draw.pool import Pool
 from pplscape.draw.selection import Selection, judge_of
-from pplscape.landscape import make_bins, moments, on_scale
 from pplscape.laws.build import build
 from pplscape.runs import RunTable
+from pplscape.statistics import make_bins, moments, on_scale
 
 BASE, FLOOR, BETA, SCALE = 4.5, 3.0, 0.35, 6.0
 DIRTY = (0.4, 0.8, 1.2, 1.6, -0.2)

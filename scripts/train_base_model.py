@@ -117,7 +117,10 @@ def evaluate(model: LlamaForCausalLM, heldout: np.ndarray) -> float:
     """Mean nats/token over the first EVAL_TOKENS held-out tokens, context of the given windows."""
     rows = heldout[: EVAL_TOKENS // (heldout.shape[1] - 1)]
     with torch.no_grad():
-        losses = [loss_of(model, model.model, rows[i : i + 16]).item() * len(rows[i : i + 16]) for i in range(0, len(rows), 16)]
+        losses = [
+            loss_of(model, model.model, rows[i : i + 16]).item() * len(rows[i : i + 16])
+            for i in range(0, len(rows), 16)
+        ]
     return sum(losses) / len(rows)
 
 
@@ -125,7 +128,8 @@ def new_model(bos: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=3,
-        num_key_value_heads=3, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos,
+        num_key_value_heads=3, max_position_embeddings=1024, tie_word_embeddings=True,
+        bos_token_id=bos, eos_token_id=bos,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
@@ -180,7 +184,11 @@ def trunk(run: Run, until: int) -> None:
     data, epoch = None, -1
     while run.tokens < until:
         if data is None or run.tokens // (data.shape[0] // rows_per_step * BATCH_TOKENS) != epoch:
-            data = windows(run.work / "train.npz", TRUNK_CONTEXT, run.bos, 100 + max(epoch + 1, 0)) if data is None or epoch >= 0 else data
+            data = (
+                windows(run.work / "train.npz", TRUNK_CONTEXT, run.bos, 100 + max(epoch + 1, 0))
+                if data is None or epoch >= 0
+                else data
+            )
             epoch = run.tokens // (data.shape[0] // rows_per_step * BATCH_TOKENS)
         step = run.tokens // BATCH_TOKENS
         row = step % (data.shape[0] // rows_per_step) * rows_per_step

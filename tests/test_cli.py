@@ -19,8 +19,12 @@ def _run(*arguments: str, check: bool = False) -> subprocess.CompletedProcess[st
 
 
 def test_help_imports_no_torch() -> None:
-    code = "import sys; sys.argv = ['pplscape', '--help']\ntry:\n    import pplscape.__main__\nexcept SystemExit: pass\n"
-    done = subprocess.run([sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True)
+    code = (
+        "import sys; sys.argv = ['pplscape', '--help']\ntry:\n    import pplscape.__main__\nexcept SystemExit: pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
+    )
     assert done.stdout.strip().endswith("False")
     assert "demo" in done.stdout
 
@@ -71,7 +75,15 @@ def test_user_errors_exit_with_2_and_one_sentence(arguments: list[str], message:
 def test_dry_run_writes_nothing_and_states_the_cost(tiny_model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "subset").mkdir()
     (tmp_path / "subset/selection.json").write_text(json.dumps({"tokens": 1000}))
-    arguments = ["train", str(tmp_path / "subset"), "--model", str(tiny_model_dir), "--out", str(tmp_path / "o"), "--dry-run"]
+    arguments = [
+        "train",
+        str(tmp_path / "subset"),
+        "--model",
+        str(tiny_model_dir),
+        "--out",
+        str(tmp_path / "o"),
+        "--dry-run",
+    ]
     done = _run(*arguments, check=True)
     assert "1,000 tokens" in done.stdout
     assert "FLOPs" in done.stdout

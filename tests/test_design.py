@@ -5,16 +5,32 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pplscape.design import Fine, Regime, capped, choose_regimes, choose_sizes, diagnose, draw_shares, draw_trunk, tilt, trunk_tokens
+from pplscape.design import (
+    Fine,
+    Regime,
+    capped,
+    choose_regimes,
+    choose_sizes,
+    diagnose,
+    draw_shares,
+    draw_trunk,
+    tilt,
+    trunk_tokens,
+)
 from pplscape.errors import UserError
-from pplscape.landscape import make_bins
+from pplscape.statistics import make_bins
 
 
 @pytest.fixture(scope="module")
 def pool() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     n = 4000
-    return {"x": rng.normal(5, 1, n), "length": rng.integers(64, 257, n), "order": rng.random(n), "member": rng.random(n)}
+    return {
+        "x": rng.normal(5, 1, n),
+        "length": rng.integers(64, 257, n),
+        "order": rng.random(n),
+        "member": rng.random(n),
+    }
 
 
 def _fine(pool: dict[str, np.ndarray], n: int = 20) -> tuple[Fine, np.ndarray, np.ndarray]:

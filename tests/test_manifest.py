@@ -55,9 +55,8 @@ def test_a_folder_of_the_users_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_unfinished_work_is_resumed(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), _stage(tmp_path / "s") as folder:
+    with _stage(tmp_path / "s") as folder:  # left without finish(), as after Ctrl-C
         folder.write_json("part-0.json", 0)
-        raise KeyboardInterrupt
     with _stage(tmp_path / "s") as folder:
         assert folder.has("part-0.json")
         assert not folder.has("part-1.json")

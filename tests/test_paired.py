@@ -16,7 +16,15 @@ def test_t_interval_equals_scipys() -> None:
 
 
 def _arm(strategy: str, seed: int, loss: float) -> dict[str, object]:
-    return {"strategy": strategy, "seed": seed, "tokens": 100, "loss": loss, "bits_per_byte": loss / 3, "loss_general": 2 + loss}
+    return {
+        "strategy": strategy,
+        "seed": seed,
+        "tokens": 100,
+        "loss": loss,
+        "bits_per_byte": loss / 3,
+        "loss_valid": loss,
+        "loss_general": 2 + loss,
+    }
 
 
 def test_arms_are_paired_by_seed() -> None:
@@ -33,7 +41,10 @@ def test_arms_are_paired_by_seed() -> None:
 
 @pytest.mark.parametrize(
     ("shift", "light", "words"),
-    [((0.1, 0.1, 0.11), "inside the noise", "worse than random"), ((0.1, -0.1, 0.0), "inside the noise", "cannot be told")],
+    [
+        ((0.1, 0.1, 0.11), "inside the noise", "worse than random"),
+        ((0.1, -0.1, 0.0), "inside the noise", "cannot be told"),
+    ],
 )
 def test_verdicts(shift: tuple[float, ...], light: str, words: str) -> None:
     arms = [_arm("random", s, 4.0) for s in range(3)] + [_arm("low", s, 4.0 + d) for s, d in enumerate(shift)]

@@ -11,11 +11,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _STAGES = (
-    "prepare", "score", "landscape", "plan", "pilot", "fit", "select", "train", "sample", "evaluate", "compare", "report",
+    "prepare", "score", "landscape", "plan", "pilot", "fit", "select", "train", "sample", "evaluate", "compare",
+    "report",
 )  # fmt: skip
 _WHERE = {name: f"pplscape.stages.{name}" for name in _STAGES} | {"run": "pplscape.flow", "demo": "pplscape.flow"}
 
-__all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_WHERE)]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,12 +5,11 @@ Heavy imports happen inside the commands, so `--help` needs no torch.
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,7 +23,9 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; an existing result of the same inputs is kept.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of another configuration.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be read, computed and written; write nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be read, computed and written; write nothing.")
+]
 Seed = Annotated[int, typer.Option("--seed")]
 Model = Annotated[str, typer.Option("--model", help="Hugging Face id, local folder, or `demo` (embedded).")]
 Engine = Annotated[str, typer.Option("--engine", help="transformers or fake.")]
@@ -42,7 +43,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -73,7 +76,9 @@ def demo(
     if dry_run:
         config = demo_config(quick, limit_tokens)
         trained = config.pilots.tokens
-        return _dry("demo", ["Python sources and documentation of this environment"], out, _model_cost("demo", trained, True))
+        return _dry(
+            "demo", ["Python sources and documentation of this environment"], out, _model_cost("demo", trained, True)
+        )
     _end(run_demo(quick=quick, out=out, limit_tokens=limit_tokens, overwrite=overwrite), out)
 
 
@@ -96,7 +101,7 @@ def run(
 
 
 def _end(report: Path, out: Path) -> None:
-    from pplscape.report.terminal import summary
+    from pplscape.reporting.terminal import summary
 
     typer.echo(summary(out))
     typer.echo(f"Report: {report}")
@@ -107,7 +112,9 @@ def prepare(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, URLs, hf:dataset.")],
     model: Model,
     out: Out,
-    heldout: Annotated[list[str] | None, typer.Option(help="Valid and test text; default: split off the inputs.")] = None,
+    heldout: Annotated[
+        list[str] | None, typer.Option(help="Valid and test text; default: split off the inputs.")
+    ] = None,
     eval: Annotated[list[str] | None, typer.Option(help="Benchmark text to remove overlaps with.")] = None,
     text_column: Annotated[str, typer.Option(help="Dotted path of the text.")] = "text",
     id_column: Annotated[str, typer.Option(help="Dotted path of the id.")] = "id",
@@ -116,6 +123,7 @@ def prepare(
     valid_tokens: int = 50_000,
     test_tokens: int = 100_000,
     near_duplicates: Annotated[str, typer.Option(help="remove, keep, or the number to keep of each group.")] = "remove",
+    sample: Annotated[float, typer.Option(help="Share of the documents to read, chosen by hash.")] = 1.0,
     limit: Annotated[int | None, typer.Option(help="Read at most this many documents.")] = None,
     limit_tokens: Annotated[int | None, typer.Option(help="Read about this many tokens.")] = None,
     seed: Seed = 0,
@@ -130,7 +138,7 @@ def prepare(
     stage(
         inputs, model=model_path(model), out=out, heldout=heldout, eval=eval,
         columns=Columns(text=text_column, id=id_column), chunk_tokens=chunk_tokens, min_tokens=min_tokens,
-        valid=valid_tokens, test=test_tokens, near_duplicates=_keep(near_duplicates), limit=limit,
+        valid=valid_tokens, test=test_tokens, near_duplicates=_keep(near_duplicates), sample=sample, limit=limit,
         limit_tokens=limit_tokens, seed=seed, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
 
@@ -159,7 +167,16 @@ def score(
         return _dry("score", [prepared], out, _model_cost(model, prepared_tokens(prepared), False))
     from pplscape.stages.score import score as stage
 
-    stage(prepared, model=model_path(model), out=out, engine=engine, revision=revision, dtype=dtype, bos=bos, overwrite=overwrite)
+    stage(
+        prepared,
+        model=model_path(model),
+        out=out,
+        engine=engine,
+        revision=revision,
+        dtype=dtype,
+        bos=bos,
+        overwrite=overwrite,
+    )
 
 
 @app.command()
@@ -283,15 +300,20 @@ def select(
     scores: Path,
     budget: Budget,
     out: Out,
-    strategy: Annotated[str, typer.Option(help="auto, full, random, stratified, low, mid, high, band, temperature, dos, maxent, allocate.")] = "auto",
+    strategy: Annotated[
+        str,
+        typer.Option(help="auto, full, random, stratified, low, mid, high, band, temperature, dos, maxent, allocate."),
+    ] = "auto",
     law: Annotated[Path | None, typer.Option(help="law.json")] = None,
     form: Annotated[str | None, typer.Option(help="Which of the law's forms; default: the chosen one.")] = None,
     runs: Annotated[Path | None, typer.Option(help="runs.jsonl, for the gate.")] = None,
     target_mean: float | None = None,
     target_std: float | None = None,
-    scale: Annotated[str, typer.Option(help="Scale of the targets: ppl or nll.")] = "ppl",
+    scale: Annotated[Literal["ppl", "nll"], typer.Option(help="Scale of the targets.")] = "ppl",
     band: Annotated[str | None, typer.Option(help="LO,HI quantiles for strategy band.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="The prepared folder: writes subset/ in the input's format.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="The prepared folder: writes subset/ in the input's format.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -441,7 +463,6 @@ def report(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: user errors end with exit code 2 and one sentence; warnings are one line each."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on shared cores, spinning threads cost up to 5 x the CPU time
     warnings.showwarning = _show_warning
     try:
         app(args=list(arguments) if arguments is not None else None, standalone_mode=True)

@@ -15,11 +15,11 @@ from pplscape.errors import UserError
 from pplscape.training.schedule import Recipe
 
 
-class _Loader(yaml.SafeLoader):
+class _NumericSafeLoader(yaml.SafeLoader):
     """Safe YAML in which 1e9 is a number, as YAML 1.2 says and PyYAML does not."""
 
 
-_Loader.add_implicit_resolver(
+_NumericSafeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
@@ -71,6 +71,7 @@ class RunConfig(_Strict):
     valid_tokens: int = Field(default=50_000, gt=0)
     test_tokens: int = Field(default=100_000, gt=0)
     general_tokens: int = Field(default=12_288, gt=0, description="size of the self-samples")
+    sample: float = Field(default=1.0, gt=0, le=1, description="share of the corpus' documents to read")
     limit_tokens: int | None = Field(default=None, gt=0, description="read about this many tokens of the corpus")
     forms: list[str] | None = Field(default=None, description="laws to fit; default: all the runs permit")
     bootstrap: int = Field(default=500, ge=0)
@@ -95,7 +96,7 @@ class RunConfig(_Strict):
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply `a.b=value` overrides. UserError with the field and what is wrong with it."""
     try:
-        content = yaml.load(Path(path).read_text(), Loader=_Loader)  # a SafeLoader
+        content = yaml.load(Path(path).read_text(), Loader=_NumericSafeLoader)  # noqa: S506
     except FileNotFoundError:
         raise UserError(f"There is no configuration file {path}.") from None
     except yaml.YAMLError as error:
@@ -120,13 +121,15 @@ def parse_config(content: dict[str, Any], where: str) -> RunConfig:
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
-        raise UserError(f"Cannot read the override '{override}'; write it as key=value, e.g. training.learning_rate=1e-3.")
+        raise UserError(
+            f"Cannot read the override '{override}'; write it as key=value, e.g. training.learning_rate=1e-3."
+        )
     *parents, last = key.split(".")
     for parent in parents:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise UserError(f"Cannot set '{key}': '{parent}' is a single value.")
-    content[last] = yaml.load(value, Loader=_Loader)
+    content[last] = yaml.load(value, Loader=_NumericSafeLoader)  # noqa: S506
 
 
 def _expand(value: Any) -> Any:

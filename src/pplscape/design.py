@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pplscape.errors import UserError
-from pplscape.landscape import Bins
+from pplscape.statistics import Bins
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -102,7 +102,7 @@ def tilt(fine: Fine, mean: float, std: float, cap: Floats) -> Floats:
 
 def candidates(fine: Fine, coarse: Index, cap: Floats, seed: int) -> list[tuple[str, Floats]]:
     """(kind, shares) of tilts on a 6 x 3 grid of targets and 24 Dirichlet mixtures of the coarse bins [F] -> K."""
-    mean, std = fine.moments(fine.share)
+    _, std = fine.moments(fine.share)
     order = np.argsort(fine.mean)
     cumulative = np.cumsum(fine.share[order])
     targets = fine.mean[order][np.searchsorted(cumulative, np.linspace(0.1, 0.9, 6))]
@@ -124,10 +124,14 @@ def features(fine: Fine, coarse: Index, shares: Floats) -> Floats:
     return np.concatenate([[1, m, s, m * m, s * s, m * s], np.bincount(coarse, shares) * (coarse.max() + 1) - 1])
 
 
-def choose_regimes(fine: Fine, coarse: Index, depletion: float, n_designed: int, n_random: int, seed: int) -> list[Regime]:
+def choose_regimes(
+    fine: Fine, coarse: Index, depletion: float, n_designed: int, n_random: int, seed: int
+) -> list[Regime]:
     """`n_random` seeds of the random regime and the greedy D-optimal `n_designed` among the candidates."""
     if fine.moments(fine.share)[1] < 1e-6:
-        raise UserError("All chunks have the same perplexity: there is no landscape to explore; train on a random subset.")
+        raise UserError(
+            "All chunks have the same perplexity: there is no landscape to explore; train on a random subset."
+        )
     cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
     pool = candidates(fine, coarse, cap, seed)
     rows = np.stack([features(fine, coarse, s) for _, s in pool])
@@ -180,8 +184,8 @@ def choose_sizes(pilot_tokens: int, n_trunks: int, cooldown_share: float, budget
     if sizes[0] < 2 * step:
         need = int(2 * step / SIZE_FACTORS[0] * n_trunks * unit)
         raise UserError(
-            f"{pilot_tokens:,} pilot tokens are too few for {n_trunks} trunks: the smallest run would have {sizes[0]:,} "
-            f"tokens, under two optimiser steps. Give --pilot-tokens {need:,} or fewer regimes."
+            f"{pilot_tokens:,} pilot tokens are too few for {n_trunks} trunks: the smallest run would have "
+            f"{sizes[0]:,} tokens, under two optimiser steps. Give --pilot-tokens {need:,} or fewer regimes."
         )
     return sizes
 
@@ -203,7 +207,10 @@ def draw_trunk(
     regime: Regime, fine_bin: Index, length: NDArray, order: Floats, membership: Floats, sizes: list[int],
     cooldown_share: float, depletion: float,
 ) -> Trunk:  # fmt: skip
-    """Draw a regime's chunks. `order` and `membership` are permanent uniforms [n]: which chunk first, which sub-pool."""
+    """Draw a regime's chunks.
+
+    `order` and `membership` are permanent uniforms [n]: which chunk comes first, and which sub-pools it belongs to.
+    """
     total = float(length.sum())
     used = np.zeros(len(length), dtype=bool)
     segments, branches, pools, done = [], [], [], 0

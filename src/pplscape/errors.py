@@ -1,8 +1,8 @@
 """Every error a user can meet.
 
-    PplscapeError
-    └── UserError        bad input or configuration: one clear sentence, exit code 2
-        └── StaleOutput  the output folder holds the result of another configuration
+PplscapeError
+└── UserError        bad input or configuration: one clear sentence, exit code 2
+    └── StaleOutput  the output folder holds the result of another configuration
 """
 
 

@@ -34,7 +34,9 @@ def model_path(model: str) -> str:
     return str(resources.files("pplscape") / "embedded" / "model") if model == DEMO_MODEL else model
 
 
-def run(config: Path | str | RunConfig, *, out: Path | str, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
+def run(
+    config: Path | str | RunConfig, *, out: Path | str, overrides: Sequence[str] = (), overwrite: bool = False
+) -> Path:
     """The whole flow for one configuration; returns the report's path. Run again after a kill: it resumes.
 
     Every finished stage is skipped if its inputs and configuration are unchanged.
@@ -55,8 +57,8 @@ class Flow:
     def __init__(self, config: RunConfig, out: Path, overwrite: bool):
         self.config, self.out, self.overwrite = config, out, overwrite
         self.model = model_path(config.model)
-        self.engine: dict[str, Any] = {"engine": config.engine}
-        self.again = {"overwrite": overwrite}
+        self.engine: Any = {"engine": config.engine}
+        self.again: Any = {"overwrite": overwrite}
 
     def write_config(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ class Flow:
         prepare(
             c.corpus, model=self.model, out=out / "prepared", heldout=c.heldout, eval=c.eval,
             chunk_tokens=c.chunk_tokens, min_tokens=c.min_tokens, valid=c.valid_tokens, test=c.test_tokens,
-            limit_tokens=c.limit_tokens, seed=c.seed, **self.again,
+            sample=c.sample, limit_tokens=c.limit_tokens, seed=c.seed, **self.again,
         )  # fmt: skip
         score(out / "prepared", model=self.model, out=out / "scores", dtype=c.score_dtype, **self.engine, **self.again)
         landscape(
@@ -123,8 +125,9 @@ class Flow:
             for seed in range(self.config.arm_seeds):
                 label = f"{strategy}-{seed}"
                 trained = train(
-                    self._draw(strategy, seed), model=self.model, out=self.out / "arms" / label, corpus=self.out / "prepared",
-                    recipe=self.config.training.recipe(), general=self.general(), seed=seed,
+                    self._draw(strategy, seed), model=self.model, out=self.out / "arms" / label,
+                    corpus=self.out / "prepared", recipe=self.config.training.recipe(), general=self.general(),
+                    seed=seed,
                     chunk_tokens=self.config.chunk_tokens, **self.engine, **self.again,
                 )  # fmt: skip
                 evaluations.append(self._evaluate(str(trained), label))
@@ -144,7 +147,7 @@ class Flow:
 
 def demo_config(quick: bool, limit_tokens: int | None = None) -> RunConfig:
     """The demo: the embedded model meets the Python sources and documentation of the running environment."""
-    from pplscape.demo.corpus import python_corpus
+    from pplscape.embedded.corpus import python_corpus
 
     tokens = limit_tokens or (300_000 if quick else 1_100_000)
     small = {
@@ -162,10 +165,14 @@ def demo_config(quick: bool, limit_tokens: int | None = None) -> RunConfig:
     return parse_config(content | (small if quick else full), "the demo's configuration")
 
 
-def demo(*, quick: bool = False, out: Path | str = "pplscape-demo", limit_tokens: int | None = None, overwrite: bool = False) -> Path:
+def demo(
+    *, quick: bool = False, out: Path | str = "pplscape-demo", limit_tokens: int | None = None, overwrite: bool = False
+) -> Path:
     """The whole flow on the embedded model and real text already on this machine; returns the report's path."""
     try:
         config = demo_config(quick, limit_tokens)
     except FileNotFoundError as error:
-        raise UserError(f"The embedded model is missing from this installation ({error}); reinstall pplscape.") from error
+        raise UserError(
+            f"The embedded model is missing from this installation ({error}); reinstall pplscape."
+        ) from error
     return run(config, out=out, overwrite=overwrite)

@@ -113,7 +113,13 @@ class StageFolder:
         self.out, self.overwrite = Path(out), overwrite
         self.partial = self.out.with_name(self.out.name + ".partial")
         self.inputs = {k: fingerprint_input(v) if isinstance(v, Path) else v for k, v in inputs.items()}
-        self.identity = {"stage": stage, "version": version, "config": dict(config), "inputs": self.inputs, "seed": seed}
+        self.identity = {
+            "stage": stage,
+            "version": version,
+            "config": dict(config),
+            "inputs": self.inputs,
+            "seed": seed,
+        }
         self.key = fingerprint(self.identity)
         self.finished = False
         self._started = time.time()
@@ -154,7 +160,9 @@ class StageFolder:
                 warnings.warn(f"{self.out} was written with other library versions than {changed}.", stacklevel=3)
             return True
         if not self.overwrite:
-            differing = [k for k in self.identity if manifest.get(k) != json.loads(json.dumps(self.identity[k], default=str))]
+            differing = [
+                k for k in self.identity if manifest.get(k) != json.loads(json.dumps(self.identity[k], default=str))
+            ]
             raise StaleOutput(
                 f"{self.out} holds the result of another configuration (different: {', '.join(differing)}); "
                 "choose another --out or pass --overwrite."

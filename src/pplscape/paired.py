@@ -11,6 +11,7 @@ from scipy import stats
 
 LEVEL = 0.9
 REFERENCE = "random"
+MEASURED = ("loss", "bits_per_byte", "loss_valid", "loss_general")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def paired_difference(values: Sequence[float]) -> Difference:
 
 
 Arm = Mapping[str, Any]
-"""strategy, seed, tokens, loss, bits_per_byte, loss_general (or None)."""
+"""strategy, seed, tokens, loss, bits_per_byte, and loss_valid and loss_general (or None)."""
 
 
 def compare_arms(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def compare_arms(arms: Sequence[Arm]) -> dict[str, Any]:
     strategies = [_summary(name, [a for a in trained if a["strategy"] == name], reference, base) for name in names]
     return {
         "reference": REFERENCE,
-        "base": {k: base[k] for k in ("loss", "bits_per_byte", "loss_general")} if base else None,
+        "base": {k: base[k] for k in MEASURED} if base else None,
         "arms": [dict(a) for a in trained],
         "strategies": strategies,
         "verdict": verdict(strategies),
@@ -62,6 +63,7 @@ def _summary(name: str, arms: list[Arm], reference: Mapping[int, Arm], base: Arm
         return asdict(paired_difference([a[key] - r[key] for a, r in compared])) if compared else None
 
     general = [a["loss_general"] for a in arms if a["loss_general"] is not None]
+    valid = [a["loss_valid"] for a in arms if a["loss_valid"] is not None]
     forgot = [g - base["loss_general"] for g in general] if base and base["loss_general"] is not None else []
     return {
         "strategy": name,
@@ -69,6 +71,7 @@ def _summary(name: str, arms: list[Arm], reference: Mapping[int, Arm], base: Arm
         "tokens": float(np.mean([a["tokens"] for a in arms])),
         "loss": float(np.mean([a["loss"] for a in arms])),
         "bits_per_byte": float(np.mean([a["bits_per_byte"] for a in arms])),
+        "loss_valid": float(np.mean(valid)) if valid else None,
         "loss_general": float(np.mean(general)) if general else None,
         "difference": against("loss"),
         "difference_bits_per_byte": against("bits_per_byte"),

@@ -37,11 +37,15 @@ class Progress:
         rate = self.done / max(1e-9, now - self._start)
         left = (self.total - self.done) / rate if rate else 0.0
         share = 100 * self.done / self.total if self.total else 100
-        line = f"{self.label}: {share:3.0f} %  {self.done:,} of {self.total:,} tokens  {rate:,.0f} tokens/s  {left:.0f} s left"
-        print(f"\r{line:<78}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr, flush=True)
+        done = f"{share:3.0f} %  {self.done:,} of {self.total:,} tokens"
+        line = f"{self.label}: {done}  {rate:,.0f} tokens/s  {left:.0f} s left"
+        print(
+            f"\r{line:<78}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr, flush=True
+        )
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         if kind is None and self.done:
             seconds = time.monotonic() - self._start
-            line = f"{self.label}: {self.done:,} tokens in {seconds:.1f} s ({self.done / max(1e-9, seconds):,.0f} tokens/s)"
+            rate = self.done / max(1e-9, seconds)
+            line = f"{self.label}: {self.done:,} tokens in {seconds:.1f} s ({rate:,.0f} tokens/s)"
             print(f"\r{line:<78}" if self._terminal else line, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from pplscape.draw.options import Options
 from pplscape.draw.program import Utility
 from pplscape.draw.strategies import draw
 from pplscape.errors import UserError
-from pplscape.landscape import make_bins
+from pplscape.statistics import make_bins
 
 POOL = make_pool()
 BINS = make_bins(POOL.x, POOL.length, 5)

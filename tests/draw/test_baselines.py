@@ -9,7 +9,7 @@ from pplscape.draw.pool import Pool
 from pplscape.draw.program import Utility
 from pplscape.draw.strategies import STRATEGIES, draw
 from pplscape.errors import UserError
-from pplscape.landscape import make_bins, moments
+from pplscape.statistics import make_bins, moments
 
 POOL = make_pool()
 BINS = make_bins(POOL.x, POOL.length, 5)

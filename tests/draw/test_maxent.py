@@ -10,7 +10,7 @@ from pplscape.draw.microbins import micro_bins
 from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Pool
 from pplscape.draw.strategies import draw
-from pplscape.landscape import kl_to_pool, moments
+from pplscape.statistics import kl_to_pool, moments
 
 LARGE = make_pool(40_000)
 SHAPES = {s: moments(LARGE.values(s), (-np.inf, np.inf)) for s in ("nll", "ppl")}

@@ -72,7 +72,9 @@ def test_independent_of_batch_and_order(tiny_model_dir: Path, monkeypatch: pytes
     backwards = engine.nll(chunks[::-1])[::-1]
     engine.batch_tokens = 1
     alone = engine.nll(chunks)
-    monkeypatch.setitem(module.LOGIT_BYTES, engine.device, 4 * len(engine.tokenizer) * 5)  # five positions of logits at a time
+    monkeypatch.setitem(
+        module.LOGIT_BYTES, engine.device, 4 * len(engine.tokenizer) * 5
+    )  # five positions of logits at a time
     sliced = engine.nll(chunks)
     for other in (backwards, alone, sliced):
         for a, b in zip(together, other, strict=True):

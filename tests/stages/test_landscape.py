@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pplscape.errors import StaleOutput, UserError
-from pplscape.landscape import moments, winsor_limits
 from pplscape.schema import SCORES
 from pplscape.stages.landscape import feasible_boundary, landscape
+from pplscape.statistics import moments, winsor_limits
 
 
 def write_scores(folder: Path, x: np.ndarray, length: np.ndarray, source: list[str], parts: int = 1) -> Path:

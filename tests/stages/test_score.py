@@ -28,8 +28,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -
     rows = [{"id": f"d{i}", "text": " ".join(rng.choice(words, rng.integers(20, 200)))} for i in range(60)]
     (folder / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return prepare(
-        [str(folder / "c.jsonl")], model=str(tiny_tokenizer_dir), out=folder / "prepared", chunk_tokens=64, min_tokens=16,
-        valid=0.1, test=0.1, near_duplicates="keep",
+        [str(folder / "c.jsonl")], model=str(tiny_tokenizer_dir), out=folder / "prepared",
+        chunk_tokens=64, min_tokens=16, valid=0.1, test=0.1, near_duplicates="keep",
     )  # fmt: skip
 
 
@@ -55,7 +55,9 @@ def test_equals_scoring_each_text_alone(corpus: Path, tiny_model_dir: Path, tmp_
     texts = Prepared(corpus).texts("pool", table)
     for i in (0, 5, table.num_rows - 1):
         (alone,) = engine.nll(engine.encode([texts[i]]))
-        assert table["nll_sum"][i].as_py() == pytest.approx(float(alone.astype(np.float64).sum()), abs=1e-4 * len(alone))
+        assert table["nll_sum"][i].as_py() == pytest.approx(
+            float(alone.astype(np.float64).sum()), abs=1e-4 * len(alone)
+        )
         assert table["n_tokens"][i].as_py() == len(alone)
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from pplscape.draw.pool import Pool
 from pplscape.errors import StaleOutput, UserError
-from pplscape.landscape import make_bins, moments
 from pplscape.laws.build import build
 from pplscape.laws.law import Law
 from pplscape.manifest import StageFolder
@@ -22,6 +21,7 @@ from pplscape.runs import RunTable
 from pplscape.schema import RUN_FIELDS, SCORES, SELECTED
 from pplscape.stages.prepare import prepare
 from pplscape.stages.select import select
+from pplscape.statistics import make_bins, moments
 from pplscape.text.prepared import Prepared
 
 FACTS = {"model": "tiny", "tokenizer": "abc", "chunk_tokens": 256}

@@ -12,7 +12,7 @@ from pplscape.draw.options import Options
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.program import solve
 from pplscape.errors import UserError
-from pplscape.landscape import Floats
+from pplscape.statistics import Floats
 
 
 def allocate(pool: Pool, budget: int, seed: int, options: Options) -> Draw:

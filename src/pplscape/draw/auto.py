@@ -10,9 +10,9 @@ import numpy as np
 from pplscape.draw.options import Options, Target
 from pplscape.draw.program import Utility
 from pplscape.errors import UserError
-from pplscape.landscape import Bins, Floats, Scale
 from pplscape.laws.law import Law
 from pplscape.runs import Compositions
+from pplscape.statistics import Bins, Floats, Scale
 
 PAPER_FAMILY = ("paper", "extended")
 MOMENT_FORMS = (*PAPER_FAMILY, "quadratic", "monotone")

@@ -9,7 +9,7 @@ from pplscape.draw.options import Options
 from pplscape.draw.permanent import uniforms
 from pplscape.draw.pool import Draw, Pool
 from pplscape.errors import UserError
-from pplscape.landscape import make_bins
+from pplscape.statistics import make_bins
 
 STRATA = 10
 """Equal-token log-perplexity bins of `stratified`."""

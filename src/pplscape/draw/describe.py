@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pplscape.draw.pool import Pool
-from pplscape.landscape import Bins, Floats, Moments, Scale, kl_to_pool, moments
 from pplscape.runs import Compositions
+from pplscape.statistics import Bins, Floats, Moments, Scale, kl_to_pool, moments
 
 SCALES: tuple[Scale, ...] = ("nll", "ppl")
 Limits = Mapping[str, tuple[float, float]]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Draw, Pool
 from pplscape.errors import UserError
-from pplscape.landscape import Floats
+from pplscape.statistics import Floats
 
 TIE = 1e-12
 """Relative differences of J below this are ties, broken by (doc_id, chunk_index)."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from pplscape.draw.microbins import Cells
 from pplscape.draw.options import Target
-from pplscape.landscape import Floats
+from pplscape.statistics import Floats
 
 
 def feasible_polygon(cells: Cells, budget: float, directions: int = 64) -> Floats:

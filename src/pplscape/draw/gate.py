@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pplscape.landscape import Floats
 from pplscape.runs import RunTable
+from pplscape.statistics import Floats
 
 PERCENTILE = 10.0
 LEAST_SEEDS = 3

@@ -23,7 +23,7 @@ from pplscape.draw.microbins import Cells, micro_bins
 from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Draw, Pool
 from pplscape.errors import UserError
-from pplscape.landscape import Floats, Moments, moments
+from pplscape.statistics import Floats, Moments, moments
 
 MARGINS = (0.02, 0.05, 0.2)
 """An infeasible target moves to the feasible set without this outer share of it: on the boundary itself only one subset

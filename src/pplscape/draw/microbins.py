@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pplscape.landscape import Floats
+from pplscape.statistics import Floats
 
 VALUE_BINS, LENGTH_BINS = 2048, 8
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pplscape.draw.program import Utility
-from pplscape.landscape import Bins, Floats, Scale
+from pplscape.statistics import Bins, Floats, Scale
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from pplscape.draw.describe import scaled, stack
 from pplscape.draw.gate import Verdict, judge
-from pplscape.landscape import Floats
 from pplscape.runs import Compositions
+from pplscape.statistics import Floats
 
 LEVEL = 0.9
 REACH = 8.0

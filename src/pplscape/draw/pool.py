@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from pplscape.draw.permanent import hash_documents, uniforms_of_hashes
 from pplscape.errors import UserError
-from pplscape.landscape import Bins, Floats, Scale, on_scale, winsor_limits
 from pplscape.manifest import MANIFEST, read_manifest
 from pplscape.schema import REJECTED, SELECTED
+from pplscape.statistics import Bins, Floats, Scale, on_scale, winsor_limits
 
 NEEDED = ("doc_id", "chunk_index", "char_start", "char_end", "length", "n_tokens", "nll_sum", "source")
 """Columns of the score table (schema.SCORES) that selection reads."""

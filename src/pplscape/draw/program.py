@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pplscape.landscape import Floats
+from pplscape.statistics import Floats
 
 HALF_LIFE = 15.387756
 """R: epochs over which a repeated token loses its worth; R_D* of Muennighoff et al. 2305.16264, their unrounded fit."""

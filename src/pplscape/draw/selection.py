@@ -16,11 +16,11 @@ from pplscape.draw.outlook import Oracle, Outlook, budgets, look
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.strategies import draw
 from pplscape.errors import UserError
-from pplscape.landscape import Bins, Floats, make_bins
 from pplscape.laws.choose import resampled
 from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law
 from pplscape.runs import Compositions, RunTable
+from pplscape.statistics import Bins, Floats, make_bins
 
 BINS_WITHOUT_LAW = 10
 ANOTHER_POOL = 0.05

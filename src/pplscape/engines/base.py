@@ -35,7 +35,7 @@ class EngineFacts:
 
 
 class Engine(Protocol):
-    """Scores chunks and writes text. The same chunk gets the same NLL whatever it is batched with (to the dtype's accuracy)."""
+    """Scores chunks and writes text. A chunk's NLL does not depend on its batch, to the dtype's accuracy."""
 
     facts: EngineFacts
 

@@ -33,7 +33,9 @@ WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
 
 def _cannot_load(what: str, model: str, error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"Cannot load the {what} of '{model}': {first_line} Give a Hugging Face id or a local folder with config.json."
+    return (
+        f"Cannot load the {what} of '{model}': {first_line} Give a Hugging Face id or a local folder with config.json."
+    )
 
 
 def default_dtype(device: str, train: bool) -> str:
@@ -76,7 +78,7 @@ class TransformersEngine:
 
     def _load(self, model: str, revision: str | None, weights: torch.dtype) -> Any:
         try:
-            loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 model, revision=revision, dtype=weights, use_safetensors=True
             )
         except (OSError, ValueError) as error:
@@ -111,7 +113,9 @@ class TransformersEngine:
     def nll(self, chunks: Sequence[Ids]) -> list[Nll]:
         too_long = self.facts.max_positions and max((len(c) for c in chunks), default=0) > self.facts.max_positions
         if too_long:
-            raise UserError(f"A chunk is longer than the model's {self.facts.max_positions} positions; use --chunk-tokens.")
+            raise UserError(
+                f"A chunk is longer than the model's {self.facts.max_positions} positions; use --chunk-tokens."
+            )
         results: list[Nll] = [np.empty(0, np.float32)] * len(chunks)
         for batch in length_buckets([len(c) for c in chunks], self.batch_tokens):
             rows = [chunks[i] for i in batch]
@@ -154,7 +158,9 @@ class TransformersEngine:
         call: Callable[..., torch.Tensor] = self._slice_nll
         if train and len(starts) > 1:
             call = lambda h, t: checkpoint(self._slice_nll, h, t, use_reentrant=False)  # noqa: E731
-        return torch.cat([call(hidden_Nd[i : i + step], targets_N[i : i + step]) for i in starts] or [hidden_Nd.sum(-1)])
+        return torch.cat(
+            [call(hidden_Nd[i : i + step], targets_N[i : i + step]) for i in starts] or [hidden_Nd.sum(-1)]
+        )
 
     def _slice_nll(self, hidden_nd: torch.Tensor, targets_n: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(self._logits(hidden_nd).float(), targets_n, reduction="none")
@@ -163,7 +169,9 @@ class TransformersEngine:
         """The head, with the scalings that Cohere, Granite and Gemma apply after it."""
         config = self.model.config.get_text_config()
         logits = self.model.get_output_embeddings()(hidden_nd)
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        logits = (
+            logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        )
         cap = getattr(config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 

@@ -7,9 +7,9 @@ import numpy as np
 from pplscape.laws.choose import Choice
 from pplscape.laws.law import Law
 from pplscape.laws.words import rows_for_plot
-from pplscape.report.figures_law import predicted_against_measured
-from pplscape.report.style import FULL, HALF, PALETTE, Drawing, styled
-from pplscape.report.words import number, percent
+from pplscape.reporting.figures_law import predicted_against_measured
+from pplscape.reporting.style import FULL, HALF, PALETTE, Drawing, styled
+from pplscape.reporting.words import number, percent
 from pplscape.runs import RunTable
 
 

@@ -13,7 +13,7 @@ from pplscape.manifest import StageFolder, read_manifest
 from pplscape.paired import compare_arms
 from pplscape.stages.evaluate import read_evaluation
 
-VERSION = 1
+VERSION = 2
 
 
 def compare(evaluations: Sequence[Path | str], *, out: Path | str, overwrite: bool = False) -> Path:
@@ -23,7 +23,9 @@ def compare(evaluations: Sequence[Path | str], *, out: Path | str, overwrite: bo
     """
     folders = [Path(e) for e in evaluations]
     inputs: dict[str, Path | str] = {f"evaluation {i}": f for i, f in enumerate(folders)}
-    with StageFolder(Path(out), stage="compare", version=VERSION, config={}, inputs=inputs, overwrite=overwrite) as folder:
+    with StageFolder(
+        Path(out), stage="compare", version=VERSION, config={}, inputs=inputs, overwrite=overwrite
+    ) as folder:
         if not folder.finished:
             folder.write_json("comparison.json", compare_arms(_arms(folders)))
             folder.finish({"in": len(folders), "out": len(folders), "rejected": {}})
@@ -36,7 +38,9 @@ def _arms(folders: Sequence[Path]) -> list[dict[str, Any]]:
         rows = read_evaluation(folder)
         found = {(r["split"], r["doc_id"], r["n_tokens"]) for r in rows}
         if documents is not None and found != documents:
-            raise UserError(f"{folder} was measured on other documents than {folders[0]}; evaluate both on the same text.")
+            raise UserError(
+                f"{folder} was measured on other documents than {folders[0]}; evaluate both on the same text."
+            )
         documents = found
         facts = read_manifest(folder)["counts"]["facts"]
         arms.append({**{k: facts[k] for k in ("strategy", "seed", "tokens")}, **losses(rows)})
@@ -44,14 +48,18 @@ def _arms(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def losses(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Test loss (nats/token), bits/byte and general loss (None without general text) of the rows of eval.jsonl."""
+    """Test loss (nats/token), bits/byte, valid and general loss (None without such text) of rows of eval.jsonl."""
 
     def total(split: str, key: str) -> float:
         return float(sum(r[key] for r in rows if r["split"] == split))
 
-    general = total("general", "n_tokens")
+    def mean(split: str) -> float | None:
+        tokens = total(split, "n_tokens")
+        return total(split, "nll_sum") / tokens if tokens else None
+
     return {
         "loss": total("test", "nll_sum") / total("test", "n_tokens"),
         "bits_per_byte": total("test", "nll_sum") / np.log(2) / total("test", "n_bytes"),
-        "loss_general": total("general", "nll_sum") / general if general else None,
+        "loss_valid": mean("valid"),
+        "loss_general": mean("general"),
     }

@@ -1,7 +1,7 @@
 """Stage `landscape`: what a scored corpus looks like, and what a budget could reach in it.
 
 Reads the score files (and, if given, the prepared corpus for sample texts), writes landscape.json, summary.md and
-the histogram as PNG and SVG. All losses in nats per token, sizes in tokens; see `pplscape.landscape` for the moments.
+the histogram as PNG and SVG. All losses in nats per token, sizes in tokens; see `pplscape.statistics` for the moments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from pplscape.design import Fine
 from pplscape.errors import UserError
-from pplscape.landscape import (
+from pplscape.manifest import MANIFEST, StageFolder, read_manifest
+from pplscape.statistics import (
     Bins,
     Floats,
     Scale,
@@ -27,7 +28,6 @@ from pplscape.landscape import (
     on_scale,
     winsor_limits,
 )
-from pplscape.manifest import MANIFEST, StageFolder, read_manifest
 
 VERSION = 1
 HISTOGRAM_CELLS = 60
@@ -389,7 +389,7 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 
 def _write_histogram(folder: StageFolder, facts: Mapping[str, Any]) -> None:
-    from pplscape.report.figures import landscape_histogram
+    from pplscape.reporting.figures import landscape_histogram
 
     figure = landscape_histogram(facts)
     folder.write_bytes("landscape.png", figure.png())

@@ -14,10 +14,10 @@ from pplscape.design import Regime, Trunk, draw_trunk
 from pplscape.draw.pool import Pool
 from pplscape.engines import load_engine
 from pplscape.engines.base import Learner
-from pplscape.landscape import Bins, moments, on_scale
 from pplscape.manifest import StageFolder, fingerprint_input
 from pplscape.progress import Progress
 from pplscape.stages.score import read_facts
+from pplscape.statistics import Bins, moments, on_scale
 from pplscape.text.prepared import Prepared
 from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, Replay, Report, train_constant, train_cooldown
@@ -39,10 +39,12 @@ def pilot(
     `corpus`: the prepared folder; `general`: input files whose loss shows forgetting (and that replay draws from).
     """
     content = json.loads((Path(plan) / "plan.json").read_text())
-    options = {} if engine == "fake" else {"dtype": dtype}
+    options: Any = {} if engine == "fake" else {"dtype": dtype}
     learner = load_engine(engine, model, train=True, **options)
     inputs: dict[str, Path | str] = {"plan": Path(plan), "scores": Path(scores), "corpus": Path(corpus)}
-    inputs |= {f"general {i}": fingerprint_input(Path(g)) if Path(g).exists() else g for i, g in enumerate(general or [])}
+    inputs |= {
+        f"general {i}": fingerprint_input(Path(g)) if Path(g).exists() else g for i, g in enumerate(general or [])
+    }
     with StageFolder(
         Path(out), stage="pilot", version=VERSION, config=learner.facts.as_dict(), inputs=inputs, seed=seed,
         overwrite=overwrite,
@@ -167,4 +169,3 @@ def describe(bench: Bench, regime: Regime, trunk: Trunk, size: int) -> dict[str,
         "n_params": bench.learner.facts.n_params, "epochs": 1.0, "lr": bench.recipe.learning_rate,
         "schedule": json.dumps(asdict(bench.recipe), sort_keys=True), "status": "planned", "reason": None,
     }  # fmt: skip
-

@@ -12,8 +12,8 @@ import numpy as np
 from pplscape.design import Fine, choose_regimes, choose_sizes, diagnose, trunk_tokens
 from pplscape.draw.budget import parse_budget
 from pplscape.errors import UserError
-from pplscape.landscape import Bins
 from pplscape.manifest import StageFolder
+from pplscape.statistics import Bins
 from pplscape.training.schedule import Recipe
 
 VERSION = 1
@@ -87,3 +87,24 @@ def make_plan(
         "fine_bins": {k: fine_facts[k] for k in ("edges", "share")},
         "winsor": {scale: facts["scale"][scale]["winsor"] for scale in ("nll", "ppl")},
     }  # fmt: skip
+
+
+def summary(folder: Path) -> str:
+    """The plan as a table for the terminal: regimes, their targets, tokens, FLOPs, design diagnostics."""
+    content = json.loads((folder / "plan.json").read_text())
+    design, cost = content["design"], content["cost"]
+    lines = [f"{'regime':<14}{'seed':>5}{'mean':>8}{'std':>8}   (log-perplexity, nats/token)"]
+    lines += [
+        f"{r['name']:<14}{r['seed']:>5}{r['target_mean']:>8.3f}{r['target_std']:>8.3f}" for r in content["regimes"]
+    ]
+    sizes = ", ".join(f"{s:,}" for s in content["sizes"])
+    flops = f", {cost['flops']:.2e} FLOPs" if cost["flops"] else ""
+    return "\n".join(
+        [
+            *lines,
+            f"sizes (tokens): {sizes}; sub-pools keep D/pool at {content['depletion']:.1%}",
+            f"{design['runs']} runs on {design['trunks']} trunks: {cost['tokens']:,} tokens{flops}",
+            f"condition number {design['condition_number']:.1f}, VIF {design['vif']:.2f}, "
+            f"correlation of mean and spread {design['mean_std_correlation']:+.2f}",
+        ]
+    )

@@ -55,6 +55,7 @@ def prepare(
     heldout_cap: int = HELDOUT_CAP,
     near_duplicates: Keep = "remove",
     overlap_share: float = 0.2,
+    sample: float = 1.0,
     limit: int | None = None,
     limit_tokens: int | None = None,
     seed: int = 0,
@@ -69,6 +70,7 @@ def prepare(
                  in `eval_columns` if not in the same columns
     valid, test  a share of the tokens (below 1; at most `heldout_cap` tokens) or a number of tokens
     near_duplicates  "remove", "keep", or how many of a kind stay
+    sample       read this share of the input's documents, chosen by hash: a smaller corpus with the same make-up
     limit, limit_tokens  stop reading after so many rows, or before so many tokens of usable chunks are exceeded
     dry_run      print what would be read and write nothing
     """
@@ -90,6 +92,7 @@ def prepare(
         "heldout_cap": heldout_cap,
         "near_duplicates": near_duplicates,
         "overlap_share": overlap_share,
+        "sample": sample,
         "limit": limit,
         "limit_tokens": limit_tokens,
         "order": fingerprint([[name_of(p) for p in given] for given in (paths, heldout_paths, eval_paths)]),
@@ -120,6 +123,8 @@ def _check(config: dict[str, Any]) -> None:
         raise UserError(f"near_duplicates = {kept!r}: give 'remove', 'keep' or a number of at least 1.")
     if not 0 < config["overlap_share"] <= 1:
         raise UserError(f"overlap_share = {config['overlap_share']}: give a share above 0, at most 1.")
+    if not 0 < config["sample"] <= 1:
+        raise UserError(f"sample = {config['sample']}: give a share of the documents above 0, at most 1.")
     for name in ("limit", "limit_tokens"):
         if config[name] is not None and config[name] < 1:
             raise UserError(f"{name} = {config[name]}: give at least 1.")
@@ -148,6 +153,7 @@ class _Run:
         self.columns = Columns(**config["columns"])
         self.rejected = RejectedWriter(folder)
         self.eval_rejected: Counter[str] = Counter()
+        self.not_sampled = 0
         self.writers = [SplitWriter(folder, name) for name in SPLITS]
 
     def all(self, paths: list[str], heldout_paths: list[str], eval_paths: list[str], model: str) -> None:
@@ -163,7 +169,7 @@ class _Run:
 
             shared: dict[str, Any] = {"ids": ids, "on_tokens": count}
             given = ingest(self.folder, "heldout", self._read(heldout_paths), self.chunker, **shared)
-            corpus = ingest(self.folder, "corpus", self._read(paths), self.chunker, **shared, **limits)
+            corpus = ingest(self.folder, "corpus", self._sampled(paths), self.chunker, **shared, **limits)
         names = given + corpus
         for name in names:
             self.rejected.add(_read_rejected(self.folder, name))
@@ -184,6 +190,15 @@ class _Run:
 
     def _read(self, paths: list[str]) -> Iterator[Document | Rejected]:
         return read_documents(paths, self.columns)
+
+    def _sampled(self, paths: list[str]) -> Iterator[Document | Rejected]:
+        """The rows of the corpus, documents outside the sample counted and left out."""
+        share = self.config["sample"]
+        for row in self._read(paths):
+            if share < 1 and isinstance(row, Document) and uniform(-1 - self.seed, row.doc_id) >= share:
+                self.not_sampled += 1
+            else:
+                yield row
 
     def _check_splits(self, split: NDArray[np.int8]) -> None:
         """UserError if nothing is left of a split that had documents."""
@@ -250,6 +265,7 @@ class _Run:
         return {
             "documents": _account(out["documents"], rejected.documents),
             "tokens": _account(out["tokens"], rejected.tokens),
+            "not_sampled": self.not_sampled,
             "chunks": {"out": out["chunks"], "rejected": dict(sorted(rejected.chunks.items()))},
             "splits": {
                 name: {**w.counts, "sources": dict(sorted(w.sources.items()))}

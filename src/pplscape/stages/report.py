@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pplscape.errors import StaleOutput
 from pplscape.manifest import cannot_write, write_atomic
-from pplscape.report.folder import RunFolder
-from pplscape.report.gallery import Gallery
-from pplscape.report.html import render
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.html import render
 
 PAGE = "report.html"
 

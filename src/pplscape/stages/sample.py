@@ -28,7 +28,9 @@ def sample(
     ) as folder:
         if not folder.finished:
             texts: list[str] = writer.sample(max(1, tokens // length), length, seed)
-            rows: list[dict[str, Any]] = [{"id": f"sample-{i:05d}", "text": t} for i, t in enumerate(texts) if t.strip()]
+            rows: list[dict[str, Any]] = [
+                {"id": f"sample-{i:05d}", "text": t} for i, t in enumerate(texts) if t.strip()
+            ]
             folder.write_text("general.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
             lost = {"empty": len(texts) - len(rows)} if len(rows) < len(texts) else {}
             folder.finish({"in": len(texts), "out": len(rows), "rejected": lost})

@@ -29,12 +29,17 @@ def score(
     UserError: the model's tokenizer is not the one the chunks were cut with.
     """
     corpus = Prepared(Path(prepared))
-    options = {} if engine == "fake" else {"revision": revision, "dtype": dtype, "bos": bos}
+    options: Any = {} if engine == "fake" else {"revision": revision, "dtype": dtype, "bos": bos}
     scorer = load_engine(engine, model, **options)
     corpus.check_tokenizer(scorer.facts.tokenizer, scorer.facts.model)
     config = {**scorer.facts.as_dict(), "split": split, "batch_tokens": getattr(scorer, "batch_tokens", None)}
     with StageFolder(
-        Path(out), stage="score", version=VERSION, config=config, inputs={"prepared": Path(prepared)}, overwrite=overwrite
+        Path(out),
+        stage="score",
+        version=VERSION,
+        config=config,
+        inputs={"prepared": Path(prepared)},
+        overwrite=overwrite,
     ) as folder:
         if not folder.finished:
             counts = _score_parts(corpus, split, scorer, folder)
@@ -98,8 +103,8 @@ def score_part(engine: Engine, chunks: pa.Table, texts: list[str]) -> tuple[pa.T
 def _rejected_table(chunks: pa.Table, rejected: list[tuple[int, str, str]]) -> pa.Table:
     rows = [
         {
-            "doc_id": chunks["doc_id"][i].as_py(), "chunk_index": chunks["chunk_index"][i].as_py(), "path": "", "row": -1,
-            "reason": reason, "detail": detail, "length": chunks["length"][i].as_py(),
+            "doc_id": chunks["doc_id"][i].as_py(), "chunk_index": chunks["chunk_index"][i].as_py(),
+            "path": "", "row": -1, "reason": reason, "detail": detail, "length": chunks["length"][i].as_py(),
         }
         for i, reason, detail in sorted(rejected)
     ]  # fmt: skip

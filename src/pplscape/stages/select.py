@@ -16,10 +16,10 @@ from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.selection import Selection, judge_of
 from pplscape.draw.strategies import STRATEGIES
 from pplscape.errors import UserError
-from pplscape.landscape import Scale
 from pplscape.laws.law import Law
 from pplscape.manifest import StageFolder
 from pplscape.stages.fit import read_runs
+from pplscape.statistics import Scale
 from pplscape.text.cutback import write_subset
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns

@@ -39,12 +39,14 @@ def train(
     `chunk_tokens` tokens; `tokens` stops early; `seed` orders the chunks.
     """
     recipe = recipe or Recipe()
-    options = {} if engine == "fake" else {"dtype": dtype}
+    options: Any = {} if engine == "fake" else {"dtype": dtype}
     learner = load_engine(engine, model, train=True, **options)
     config = {**learner.facts.as_dict(), "recipe": asdict(recipe), "tokens": tokens, "chunk_tokens": chunk_tokens}
     inputs: dict[str, Path | str] = {"subset": Path(subset)}
     inputs |= {"corpus": Path(corpus)} if corpus else {}
-    inputs |= {f"general {i}": fingerprint_input(Path(g)) if Path(g).exists() else g for i, g in enumerate(general or [])}
+    inputs |= {
+        f"general {i}": fingerprint_input(Path(g)) if Path(g).exists() else g for i, g in enumerate(general or [])
+    }
     with StageFolder(
         Path(out), stage="train", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
@@ -71,7 +73,9 @@ def _train(
     )  # fmt: skip
 
 
-def _training_chunks(subset: Path, corpus: Path | str | None, engine: Learner, chunk_tokens: int, seed: int) -> list[Ids]:
+def _training_chunks(
+    subset: Path, corpus: Path | str | None, engine: Learner, chunk_tokens: int, seed: int
+) -> list[Ids]:
     if not (subset / "selection.json").exists():
         return heldout_from_files([str(subset)], engine, chunk_tokens).chunks
     if corpus is None:

@@ -48,4 +48,4 @@ def measure(engine: Engine, chunks: Sequence[Ids], doc_ids: Sequence[str], n_byt
     totals = [np.bincount(index, weights=w, minlength=len(names)) for w in (
         [float(v.astype(np.float64).sum()) for v in values], [len(v) for v in values], n_bytes,
     )]  # fmt: skip
-    return TextLoss(names, totals[0], totals[1].astype(np.int64), totals[2].astype(np.int64))
+    return TextLoss(names, totals[0].astype(np.float64), totals[1].astype(np.int64), totals[2].astype(np.int64))

@@ -10,7 +10,6 @@ import numpy as np
 from pplscape.engines.base import Ids, Learner
 from pplscape.training.schedule import Recipe
 
-
 Report = Callable[[int], None]
 """Told the domain tokens of every finished step."""
 

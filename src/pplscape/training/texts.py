@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -95,4 +94,3 @@ def with_repeats(chunks: pa.Table, order: np.ndarray) -> np.ndarray:
     ranked = np.argsort(order, kind="stable")
     epochs = [ranked[times[ranked] > epoch] for epoch in range(int(times.max(initial=0)))]
     return np.concatenate(epochs) if epochs else np.empty(0, dtype=np.intp)
-

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pplscape.report import words
-from pplscape.report.words import GLUE
+from pplscape.reporting import words
+from pplscape.reporting.words import GLUE
 
 
 @pytest.mark.parametrize(

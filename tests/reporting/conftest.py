@@ -10,8 +10,8 @@ import pytest
 from markupsafe import Markup
 from synthetic_run import make_run
 
-from pplscape.report.gallery import Gallery
-from pplscape.report.style import Drawing
+from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.style import Drawing
 
 
 @pytest.fixture(scope="session")

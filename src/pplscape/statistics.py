@@ -68,7 +68,7 @@ class Bins:
 
     def tokens(self, x: Floats, length: NDArray) -> Floats:
         """Tokens per bin [K] of chunks with log-perplexity x [n] and length [n] (times repeats)."""
-        return np.bincount(self.of(x), weights=length, minlength=self.n)
+        return np.bincount(self.of(x), weights=length, minlength=self.n).astype(np.float64)
 
 
 def make_bins(x: Floats, length: NDArray, n_bins: int) -> Bins:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from pplscape.errors import UserError
-from pplscape.landscape import Floats
 from pplscape.laws.law import Law
-from pplscape.report.figures_law import PlanePicture
-from pplscape.report.folder import RunFolder
-from pplscape.report.surface import Mesh, Surface, hull, loss_surface, plane_box
-from pplscape.report.words import NATS, number, tokens, visible
+from pplscape.reporting.figures_law import PlanePicture
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.surface import Mesh, Surface, hull, loss_surface, plane_box
+from pplscape.reporting.words import NATS, number, tokens, visible
+from pplscape.statistics import Floats
 
 Facts = Mapping[str, Any]
 SAME_SIZE = 0.05

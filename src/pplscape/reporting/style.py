@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pplscape.report.words import visible
+from pplscape.reporting.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

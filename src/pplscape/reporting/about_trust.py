@@ -10,13 +10,24 @@ import numpy as np
 
 from pplscape.errors import UserError
 from pplscape.laws.law import Law
-from pplscape.report import figures_law
-from pplscape.report.folder import RunFolder
-from pplscape.report.gallery import Gallery
-from pplscape.report.law_view import LawView, ends_of, run_tip
-from pplscape.report.style import HALF
-from pplscape.report.surface import compositions_of
-from pplscape.report.words import NATS, NOTHING, interval, number, percent, plural, significant, times, tokens, visible
+from pplscape.reporting import figures_law
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.law_view import LawView, ends_of, run_tip
+from pplscape.reporting.style import HALF
+from pplscape.reporting.surface import compositions_of
+from pplscape.reporting.words import (
+    NATS,
+    NOTHING,
+    interval,
+    number,
+    percent,
+    plural,
+    significant,
+    times,
+    tokens,
+    visible,
+)
 
 Facts = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from pplscape.errors import StaleOutput, UserError
-from pplscape.report.terminal import summary
+from pplscape.reporting.terminal import summary
 from pplscape.stages.report import report
 
 

@@ -8,9 +8,9 @@ import pytest
 from synthetic_run import EVIL, edit_json, edit_runs
 
 from pplscape.errors import UserError
-from pplscape.report.folder import RunFolder
-from pplscape.report.gallery import Gallery
-from pplscape.report.html import render, view_of
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.html import render, view_of
 
 
 class Page(HTMLParser):
@@ -51,7 +51,7 @@ def page(run):
 @pytest.fixture(scope="module")
 def complete(finished_run):
     with pytest.MonkeyPatch.context() as patch:
-        from pplscape.report.style import Drawing
+        from pplscape.reporting.style import Drawing
 
         patch.setattr(Drawing, "inline", lambda drawing, class_="": f'<svg data-name="{drawing.name}"></svg>')
         return page(finished_run)

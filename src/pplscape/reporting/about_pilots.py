@@ -10,12 +10,12 @@ import numpy as np
 
 from pplscape.laws.law import Law
 from pplscape.laws.words import optimum_words
-from pplscape.report import figures_law
-from pplscape.report.folder import RunFolder
-from pplscape.report.gallery import Gallery
-from pplscape.report.law_view import SAME_SIZE, LawView, ends_of
-from pplscape.report.style import HALF
-from pplscape.report.words import NATS, number, percent, plural, times, tokens, visible
+from pplscape.reporting import figures_law
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.law_view import SAME_SIZE, LawView, ends_of
+from pplscape.reporting.style import HALF
+from pplscape.reporting.words import NATS, number, percent, plural, times, tokens, visible
 
 Facts = Mapping[str, Any]
 FAR_ABOVE = 1.25

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pplscape.report.surface import (
+from pplscape.reporting.surface import (
     Mesh,
     compositions_of,
     feasible_mesh,

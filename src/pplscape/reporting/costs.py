@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pplscape.report.folder import RunFolder
+from pplscape.reporting.folder import RunFolder
 
 FORWARD_SHARE = 1 / 3
 """Cost of scoring a token over the cost of training on it."""

@@ -10,9 +10,20 @@ import numpy as np
 
 from pplscape.draw.gate import LEAST_SEEDS
 from pplscape.paired import verdict as measured_verdict
-from pplscape.report.costs import costs_of
-from pplscape.report.folder import RunFolder
-from pplscape.report.words import GLUE, NATS, NOTHING, interval, number, percent, plural, times, tokens, with_interval
+from pplscape.reporting.costs import costs_of
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.words import (
+    GLUE,
+    NATS,
+    NOTHING,
+    interval,
+    number,
+    percent,
+    plural,
+    times,
+    tokens,
+    with_interval,
+)
 
 Facts = Mapping[str, Any]
 LIGHTS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from pplscape.report.style import HALF, NARROW, Drawing
+from pplscape.reporting.style import HALF, NARROW, Drawing
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pplscape.demo.corpus import MAX_FILE_BYTES, python_corpus, python_roots
+from pplscape.embedded.corpus import MAX_FILE_BYTES, python_corpus, python_roots
 from pplscape.errors import UserError
 from pplscape.text.inputs import name_of, resolve_inputs, source_of
 from pplscape.text.read import Document, read_documents

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pplscape.report import figures
-from pplscape.report.costs import FORWARD_SHARE, Costs, costs_of
-from pplscape.report.folder import STAGES, RunFolder
-from pplscape.report.gallery import Gallery
-from pplscape.report.law_view import sizes_of
-from pplscape.report.style import FULL
-from pplscape.report.verdict import advised, verdict_of
-from pplscape.report.words import (
+from pplscape.reporting import figures
+from pplscape.reporting.costs import FORWARD_SHARE, Costs, costs_of
+from pplscape.reporting.folder import STAGES, RunFolder
+from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.law_view import sizes_of
+from pplscape.reporting.style import FULL
+from pplscape.reporting.verdict import advised, verdict_of
+from pplscape.reporting.words import (
     NATS,
     number,
     percent,

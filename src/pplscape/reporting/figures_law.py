@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pplscape.landscape import Floats
-from pplscape.report.style import COLOUR_MAP, HALF, PALETTE, Drawing, log_ticks, styled
-from pplscape.report.surface import Surface
-from pplscape.report.words import NATS, interval, number, significant, tokens
+from pplscape.reporting.style import COLOUR_MAP, HALF, PALETTE, Drawing, log_ticks, styled
+from pplscape.reporting.surface import Surface
+from pplscape.reporting.words import NATS, interval, number, significant, tokens
+from pplscape.statistics import Floats
 
 Facts = Mapping[str, Any]
 HALO, DARK = "white", "#15191e"

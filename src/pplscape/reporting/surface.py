@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pplscape.landscape import Bins, Floats
 from pplscape.runs import Compositions
+from pplscape.statistics import Bins, Floats
 
 Facts = Mapping[str, Any]
 GRID = 33

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from pplscape.report import figures
-from pplscape.report.costs import costs_of
-from pplscape.report.folder import RunFolder
-from pplscape.report.gallery import Gallery
-from pplscape.report.style import FULL, HALF
-from pplscape.report.verdict import advised
-from pplscape.report.words import (
+from pplscape.reporting import figures
+from pplscape.reporting.costs import costs_of
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.style import FULL, HALF
+from pplscape.reporting.verdict import advised
+from pplscape.reporting.words import (
     NATS,
     listed,
     number,

@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplscape.report.about_data import prediction_rows
-from pplscape.report.about_outcome import strategy_rows
-from pplscape.report.folder import Facts, RunFolder
-from pplscape.report.verdict import Verdict, verdict_of
+from pplscape.reporting.about_data import prediction_rows
+from pplscape.reporting.about_outcome import strategy_rows
+from pplscape.reporting.folder import Facts, RunFolder
+from pplscape.reporting.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from rich.table import Table

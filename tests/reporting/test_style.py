@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from pplscape.report.style import HALF, PALETTE, Drawing, styled
+from pplscape.reporting.style import HALF, PALETTE, Drawing, styled
 
 EVIL = "</svg><script>alert('x')</script> $\\frac{1}{2}$ \x00 _"
 

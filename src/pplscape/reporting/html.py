@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pplscape.manifest import library_versions
-from pplscape.report.folder import RunFolder
-from pplscape.report.gallery import Gallery
-from pplscape.report.verdict import verdict_of
-from pplscape.report.words import listed, tokens, visible
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.verdict import verdict_of
+from pplscape.reporting.words import listed, tokens, visible
 
 MOST_NAMED = 4
 """Sources named in the title; more are counted."""
@@ -23,7 +23,7 @@ def render(run: RunFolder, out: Path, gallery: Gallery | None = None) -> str:
 
     gallery = gallery if gallery is not None else Gallery()
     environment = Environment(
-        loader=PackageLoader("pplscape.report", "templates"),
+        loader=PackageLoader("pplscape.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -31,15 +31,15 @@ def render(run: RunFolder, out: Path, gallery: Gallery | None = None) -> str:
     )
 
     def asset(name: str) -> Markup:
-        return Markup((resources.files("pplscape.report") / "templates" / name).read_text())
+        return Markup((resources.files("pplscape.reporting") / "templates" / name).read_text())
 
     return environment.get_template("report.html").render(asset=asset, **view_of(run, out, gallery))
 
 
 def view_of(run: RunFolder, out: Path, gallery: Gallery) -> dict[str, Any]:
     """Everything the page shows, by section; a section whose stage has not run is None."""
-    from pplscape.report import about_data, about_outcome, about_pilots, about_trust
-    from pplscape.report.law_view import LawView
+    from pplscape.reporting import about_data, about_outcome, about_pilots, about_trust
+    from pplscape.reporting.law_view import LawView
 
     law = LawView(run)
     return {

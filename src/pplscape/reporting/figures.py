@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pplscape.landscape import Floats
-from pplscape.report.style import FULL, HALF, PALETTE, SOURCE_COLOURS, Drawing, log_ticks, shorten, styled
-from pplscape.report.words import NATS, interval, number, percent, tokens
+from pplscape.reporting.style import FULL, HALF, PALETTE, SOURCE_COLOURS, Drawing, log_ticks, shorten, styled
+from pplscape.reporting.words import NATS, interval, number, percent, tokens
+from pplscape.statistics import Floats
 
 Facts = Mapping[str, Any]
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from pplscape.design import draw_trunk
 from pplscape.draw.pool import Pool
-from pplscape.landscape import Bins, moments, on_scale
 from pplscape.manifest import StageFolder
 from pplscape.paired import compare_arms
 from pplscape.schema import SCORES
@@ -19,6 +18,7 @@ from pplscape.stages.landscape import landscape
 from pplscape.stages.pilot import regime_of
 from pplscape.stages.plan import plan
 from pplscape.stages.select import select
+from pplscape.statistics import Bins, moments, on_scale
 
 EVIL = '</script><script>window.injected = true</script><img src=x onerror=alert(1)> & "quoted" \x00\x07 $x$'
 WORTH = np.array([0.15, 0.5, 1.0, 1.6, 1.7, -0.6])

@@ -5,10 +5,10 @@ import json
 import pytest
 from synthetic_run import edit_json, edit_runs
 
-from pplscape.report.costs import costs_of
-from pplscape.report.folder import RunFolder
-from pplscape.report.verdict import verdict_of
-from pplscape.report.words import GLUE
+from pplscape.reporting.costs import costs_of
+from pplscape.reporting.folder import RunFolder
+from pplscape.reporting.verdict import verdict_of
+from pplscape.reporting.words import GLUE
 
 
 def verdict(run):
