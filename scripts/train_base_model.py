@@ -30,6 +30,7 @@ VOCAB, BOS = 4096, "<|endoftext|>"
 BATCH_TOKENS, LEARNING_RATE, WARMUP_STEPS = 8192, 2e-3, 100
 TRUNK_CONTEXT, COOLDOWN_CONTEXT, COOLDOWN_SHARE = 256, 512, 0.2
 CHECKPOINT_TOKENS, EVAL_TOKENS = 1_000_000, 65_536
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def parse_count(text: str) -> int:
@@ -106,8 +107,8 @@ def windows(path: Path, context: int, bos: int, seed: int) -> np.ndarray:
 
 
 def loss_of(model: LlamaForCausalLM, body, batch: np.ndarray) -> torch.Tensor:
-    ids = torch.from_numpy(batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    ids = torch.from_numpy(batch).to(DEVICE)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         hidden = body(input_ids=ids[:, :-1]).last_hidden_state
         logits = model.lm_head(hidden)
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
@@ -131,7 +132,7 @@ def new_model(bos: int) -> LlamaForCausalLM:
         num_key_value_heads=3, max_position_embeddings=1024, tie_word_embeddings=True,
         bos_token_id=bos, eos_token_id=bos,
     )  # fmt: skip
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(config).to(DEVICE)
 
 
 class Run:
@@ -152,7 +153,7 @@ class Run:
         os.replace(self.work / "trunk.tmp", self.work / "trunk.pt")
 
     def load(self) -> None:
-        state = torch.load(self.work / "trunk.pt", weights_only=True)
+        state = torch.load(self.work / "trunk.pt", weights_only=True, map_location=DEVICE)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.tokens = state["tokens"]
@@ -181,17 +182,14 @@ def trunk(run: Run, until: int) -> None:
     heldout = windows(run.work / "heldout.npz", TRUNK_CONTEXT, run.bos, 1)
     rows_per_step = BATCH_TOKENS // TRUNK_CONTEXT
     body = torch.compile(run.model.model)
-    data, epoch = None, -1
+    data, epoch = windows(run.work / "train.npz", TRUNK_CONTEXT, run.bos, 100), 0
+    steps_per_epoch = len(data) // rows_per_step
     while run.tokens < until:
-        if data is None or run.tokens // (data.shape[0] // rows_per_step * BATCH_TOKENS) != epoch:
-            data = (
-                windows(run.work / "train.npz", TRUNK_CONTEXT, run.bos, 100 + max(epoch + 1, 0))
-                if data is None or epoch >= 0
-                else data
-            )
-            epoch = run.tokens // (data.shape[0] // rows_per_step * BATCH_TOKENS)
+        if epoch != run.tokens // BATCH_TOKENS // steps_per_epoch:
+            epoch = run.tokens // BATCH_TOKENS // steps_per_epoch
+            data = windows(run.work / "train.npz", TRUNK_CONTEXT, run.bos, 100 + epoch)
         step = run.tokens // BATCH_TOKENS
-        row = step % (data.shape[0] // rows_per_step) * rows_per_step
+        row = step % steps_per_epoch * rows_per_step
         loss = run.step(body, data[row : row + rows_per_step], LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS))
         if run.tokens % CHECKPOINT_TOKENS < BATCH_TOKENS:
             run.save()

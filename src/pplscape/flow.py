@@ -31,7 +31,7 @@ LAW_STRATEGIES = ("dos", "maxent", "allocate")
 
 def model_path(model: str) -> str:
     """A model id or folder; `demo` is the model embedded in the package."""
-    return str(resources.files("pplscape") / "embedded" / "model") if model == DEMO_MODEL else model
+    return str(resources.files("pplscape") / "embedded" / "base-2.6m") if model == DEMO_MODEL else model
 
 
 def run(

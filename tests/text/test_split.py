@@ -67,3 +67,13 @@ def test_halves(tokens: list[int]) -> None:
     split = halves(hashes(len(tokens)), np.array(tokens))
     assert set(split.tolist()) == {VALID, TEST}
     assert abs(np.array(tokens)[split == VALID].sum() - sum(tokens) / 2) <= max(tokens)
+
+
+def test_each_source_gets_its_share() -> None:
+    tokens = np.full(1000, 10)
+    source = ["large"] * 800 + ["small"] * 200
+    split = assign(hashes(1000), tokens, (1000, 2000), source)
+    held = split == TEST
+    assert held[:800].sum() == 160
+    assert held[800:].sum() == 40
+    assert (split == VALID).sum() == 100

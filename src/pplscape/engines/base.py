@@ -22,6 +22,8 @@ class EngineFacts:
     engine: str
     model: str
     revision: str | None
+    weights: str | None
+    """sha256 over a local folder's weight files, or the hub's commit: other weights are another model."""
     tokenizer: str
     """sha256 of the tokenizer's serialised form."""
     dtype: str

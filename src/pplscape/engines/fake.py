@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pplscape.engines.base import EngineFacts, Ids, Nll, encode
-from pplscape.text.tokenizer import load_tokenizer, tokenizer_hash
+from pplscape.manifest import sha256_file
+from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
 
 PRIOR, COUNTS_PER_LEARNING_RATE = 20.0, 1000.0
 
@@ -30,7 +31,15 @@ class FakeEngine:
         self._base = np.load(stored) if stored.exists() else np.full((n, n), 1.0 / n)
         self.counts = self._base.copy()
         self.facts = EngineFacts(
-            "fake", self._folder.resolve().name, None, tokenizer_hash(self._tokenizer), "float64", "0", n * n, None
+            engine="fake",
+            model=model_name(model),
+            revision=None,
+            weights=sha256_file(stored)[:16] if stored.exists() else None,
+            tokenizer=tokenizer_hash(self._tokenizer),
+            dtype="float64",
+            bos="0",
+            n_params=n * n,
+            max_positions=None,
         )
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:

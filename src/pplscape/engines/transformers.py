@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
 from pplscape.errors import UserError
-from pplscape.text.tokenizer import load_tokenizer, tokenizer_hash
+from pplscape.manifest import fingerprint, sha256_file
+from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
 
 LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 """Upper bound on the fp32 logits alive at once. On a CPU small enough for the caches and for malloc to reuse: 8 MiB
@@ -67,6 +68,7 @@ class TransformersEngine:
             engine="transformers",
             model=model_name(model),
             revision=revision,
+            weights=weights_hash(model, self.model),
             tokenizer=tokenizer_hash(self.tokenizer),
             dtype=dtype,
             bos=self.tokenizer.convert_ids_to_tokens(self.prefix[0]) if self.prefix else "none",
@@ -241,7 +243,9 @@ class TransformersEngine:
         self.tokenizer.save_pretrained(folder)
 
 
-def model_name(model: str) -> str:
-    """A hub id as it is; of a local folder only the last part, so that results do not depend on where it lies."""
-    path = Path(model)
-    return path.resolve().name if path.exists() else model
+def weights_hash(model: str, loaded: Any) -> str | None:
+    """What identifies the weights: see `EngineFacts.weights`."""
+    files = sorted(Path(model).glob("*.safetensors"))
+    if not files:
+        return getattr(loaded.config, "_commit_hash", None)
+    return fingerprint([sha256_file(f) for f in files])[:16]

@@ -225,3 +225,12 @@ def prediction_rows(run: RunFolder) -> list[tuple[str, str]]:
     if found := predicted.get("efficiency"):
         rows.append(("tokens random needs for it", f"{with_interval(found, 'factor', 2)} × as many"))
     return rows
+
+
+def measured_on_valid(run: RunFolder) -> list[tuple[str, str]]:
+    """What the arms reached on the text that the law predicts: the selection's strategy and random."""
+    selection = run.selection or {}
+    wanted = dict.fromkeys([selection.get("candidate") or selection.get("used"), "random"])
+    rows = {s["strategy"]: s.get("loss_valid") for s in (run.comparison or {}).get("strategies", [])}
+    found = [(name, rows[name]) for name in wanted if rows.get(name) is not None]
+    return [(f"measured there, ‘{name}’", f"{number(value)} {NATS}") for name, value in found]

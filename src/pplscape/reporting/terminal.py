@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplscape.reporting.about_data import prediction_rows
+from pplscape.reporting.about_data import measured_on_valid, prediction_rows
 from pplscape.reporting.about_outcome import strategy_rows
 from pplscape.reporting.folder import Facts, RunFolder
 from pplscape.reporting.verdict import Verdict, verdict_of
@@ -49,6 +49,8 @@ def _predicted(run: RunFolder, verdict: Verdict) -> Table:
         table.add_row("selected", escape(drawn))
     for name, value in prediction_rows(run):
         table.add_row(name, escape(value))
+    for name, value in measured_on_valid(run):
+        table.add_row(name, escape(value))
     cost = verdict.numbers[-1]
     table.add_row("cost of scoring and pilots", escape(f"{cost.value} of the main run"))
     return table
@@ -59,7 +61,7 @@ def _measured(comparison: Facts) -> Table:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("measured", "seeds", "nats/token", "− random [90 %]", "bits/byte"):
+    for name in ("measured", "seeds", "nats/token (test)", "− random [90 %]", "bits/byte"):
         table.add_column(name, justify="left" if name in ("measured", "− random [90 %]") else "right")
     for row in strategy_rows(comparison):
         table.add_row(*(escape(cell) for cell in row[:5]))

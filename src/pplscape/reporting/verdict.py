@@ -175,7 +175,12 @@ def _loss_number(label: str, predicted: Facts | None, measured: Facts | None) ->
     detail = f"predicted, {NATS}" if predicted else "not predicted: no law"
     if predicted and predicted.get("low") is not None:
         detail = f"predicted {interval(predicted['low'], predicted['high'])} {NATS}"
-    told = f"measured {number(measured['loss'])} ({plural(measured['n'], 'seed')})" if measured else ""
+    told = ""
+    if measured:
+        same_text = measured.get("loss_valid")  # what the law predicts; the test text has a level of its own
+        where = "the same text" if same_text is not None else "test text"
+        told = f"measured {number(measured['loss'] if same_text is None else same_text)} on {where} "
+        told += f"({plural(measured['n'], 'seed')})"
     return Number(label, value, detail, told)
 
 

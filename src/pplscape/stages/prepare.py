@@ -28,10 +28,10 @@ from pplscape.text.inputs import content_keys, form_of, name_of, resolve_inputs,
 from pplscape.text.read import Columns, Document, Rejected, read_documents
 from pplscape.text.sift import Keep, Sieve, kept_of_a_kind, positions
 from pplscape.text.split import POOL, SPLITS, assign, halves, token_target, uniform
-from pplscape.text.tokenizer import load_tokenizer, tokenizer_hash
+from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
 from pplscape.text.write import RejectedWriter, SplitWriter
 
-VERSION = 1
+VERSION = 2
 HELDOUT_CAP = 100_000
 """Tokens of valid and of test when they are given as shares."""
 USED = "spool.used"
@@ -53,6 +53,7 @@ def prepare(
     valid: float = 0.02,
     test: float = 0.02,
     heldout_cap: int = HELDOUT_CAP,
+    heldout_chunks: int = 4,
     near_duplicates: Keep = "remove",
     overlap_share: float = 0.2,
     sample: float = 1.0,
@@ -69,6 +70,7 @@ def prepare(
                  (halves), instead of from the inputs; `eval`: text the pool must not hold, such as benchmarks,
                  in `eval_columns` if not in the same columns
     valid, test  a share of the tokens (below 1; at most `heldout_cap` tokens) or a number of tokens
+    heldout_chunks  most chunks kept of a held-out document, evenly spaced: many documents in few tokens
     near_duplicates  "remove", "keep", or how many of a kind stay
     sample       read this share of the input's documents, chosen by hash: a smaller corpus with the same make-up
     limit, limit_tokens  stop reading after so many rows, or before so many tokens of usable chunks are exceeded
@@ -90,6 +92,7 @@ def prepare(
         "valid": valid,
         "test": test,
         "heldout_cap": heldout_cap,
+        "heldout_chunks": heldout_chunks,
         "near_duplicates": near_duplicates,
         "overlap_share": overlap_share,
         "sample": sample,
@@ -216,7 +219,8 @@ class _Run:
             return np.concatenate([halves(hashes[:n_given], index.tokens[:n_given]), rest])
         total, cap = int(index.tokens.sum()), self.config["heldout_cap"]
         targets = (token_target(self.config["valid"], total, cap), token_target(self.config["test"], total, cap))
-        return assign(hashes, index.tokens, targets)
+        most = self.config["heldout_chunks"] * self.config["chunk_tokens"]
+        return assign(hashes, np.minimum(index.tokens, most), targets, index.source)
 
     def _sift(self, names: list[str], index: Index, split: NDArray[np.int8], protected: list[Document]) -> None:
         eval_words = [hash_words(d.text) for d in protected]
@@ -229,6 +233,7 @@ class _Run:
             min_tokens=self.config["min_tokens"],
             kept_of_a_kind=kept_of_a_kind(self.config["near_duplicates"]),
             overlap_share=self.config["overlap_share"],
+            heldout_chunks=self.config["heldout_chunks"],
         )
         sieve.heldout = Overlap(self._pass(names, index, sieve, split != POOL))
         sieve.eval = Overlap(eval_words)
@@ -273,7 +278,7 @@ class _Run:
             },
             "eval": {"documents": n_eval, "rejected": dict(sorted(self.eval_rejected.items()))},
             "facts": {
-                "model": model,
+                "model": model_name(model),
                 "tokenizer_hash": self.config["tokenizer"],
                 "vocabulary": len(self.chunker.tokenizer),
                 "chunk_tokens": self.config["chunk_tokens"],

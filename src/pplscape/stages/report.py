@@ -1,4 +1,4 @@
-"""Stage `report`: one HTML page about a run, and its figures as PNG and SVG for a paper."""
+"""Stage `report`: one HTML page about a run, its tables as Markdown, its figures as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pplscape.manifest import cannot_write, write_atomic
 from pplscape.reporting.folder import RunFolder
 from pplscape.reporting.gallery import Gallery
 from pplscape.reporting.html import render
+from pplscape.reporting.markdown import markdown
 
 PAGE = "report.html"
 
 
 def report(run_dir: Path | str, *, out: Path | str | None = None, overwrite: bool = False) -> Path:
-    """Write OUT/report.html and OUT/figures/*.png, *.svg (OUT: RUN_DIR/report); returns the folder.
+    """Write OUT/report.html, OUT/summary.md and OUT/figures/*.png, *.svg (OUT: RUN_DIR/report); returns the folder.
 
     Made anew each time from whatever stages have finished; a missing one is named with the command that makes it.
     UserError if `run_dir` holds no stage of a run, StaleOutput if OUT holds anything but a report.
@@ -36,5 +37,6 @@ def report(run_dir: Path | str, *, out: Path | str | None = None, overwrite: boo
     for name, drawing in gallery.kept.items():
         write_atomic(figures / f"{name}.png", drawing.png())
         write_atomic(figures / f"{name}.svg", drawing.svg_file())
+    write_atomic(out / "summary.md", markdown(run).encode())
     write_atomic(out / PAGE, page.encode())
     return out

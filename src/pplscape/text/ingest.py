@@ -249,6 +249,7 @@ class Index:
     """What decisions about the whole corpus need: [n] documents in reading order."""
 
     doc_id: list[str]
+    source: list[str]
     tokens: NDArray[np.int64]
     signature: NDArray[np.uint32]
     """[n, PERMUTATIONS]."""
@@ -258,12 +259,15 @@ class Index:
 def read_index(folder: StageFolder, names: Sequence[str]) -> Index:
     """Ids, token counts and signatures of all documents of the given parts; no text."""
     tables = [
-        pq.read_table(folder.path / f"{n}.parquet", columns=["doc_id", "tokens", "signature"]).replace_schema_metadata()
+        pq.read_table(
+            folder.path / f"{n}.parquet", columns=["doc_id", "source", "tokens", "signature"]
+        ).replace_schema_metadata()
         for n in names
     ]
     if not tables:
-        return Index([], np.empty(0, np.int64), np.empty((0, PERMUTATIONS), np.uint32), [])
+        return Index([], [], np.empty(0, np.int64), np.empty((0, PERMUTATIONS), np.uint32), [])
     table = pa.concat_tables(tables).combine_chunks()
     raw = b"".join(table["signature"].to_pylist())
     signature = np.frombuffer(raw, "<u4").reshape(-1, PERMUTATIONS).astype(np.uint32)
-    return Index(table["doc_id"].to_pylist(), table["tokens"].to_numpy(), signature, [t.num_rows for t in tables])
+    sizes = [t.num_rows for t in tables]
+    return Index(table["doc_id"].to_pylist(), table["source"].to_pylist(), table["tokens"].to_numpy(), signature, sizes)

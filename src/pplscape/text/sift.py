@@ -45,6 +45,8 @@ class Sieve:
     min_tokens: int
     kept_of_a_kind: float
     overlap_share: float
+    heldout_chunks: int
+    """Most chunks of a held-out document that stay."""
     heldout: Overlap = field(default_factory=lambda: Overlap([]))
     eval: Overlap = field(default_factory=lambda: Overlap([]))
     _kind: Counter[int] = field(default_factory=Counter)
@@ -76,6 +78,10 @@ class Sieve:
             return [], [_whole(spooled, "duplicate_chunk", "every chunk repeats an earlier one")]
         if i not in self._repeats:
             self.near.keep(i)
+        if self.split[i] != POOL:
+            kept, surplus = evenly(kept, self.heldout_chunks)
+            detail = f"more than {self.heldout_chunks} chunks of a held-out document"
+            rejected += [_piece(spooled, chunk, "heldout_surplus", detail) for chunk in surplus]
         return kept, rejected
 
     def _reason(self, i: int, spooled: SpooledDocument) -> tuple[str, str] | None:
@@ -113,6 +119,14 @@ class Sieve:
         if key in self._chunk_keys:
             return "duplicate_chunk", "the same text, up to white space, as an earlier chunk"
         return None
+
+
+def evenly(chunks: list[Chunk], most: int) -> tuple[list[Chunk], list[Chunk]]:
+    """(at most `most` chunks, evenly spaced over the document, the others)."""
+    if len(chunks) <= most:
+        return chunks, []
+    taken = {int(k) for k in np.linspace(0, len(chunks) - 1, most).round()}
+    return [c for k, c in enumerate(chunks) if k in taken], [c for k, c in enumerate(chunks) if k not in taken]
 
 
 def _whole(spooled: SpooledDocument, reason: str, detail: str) -> Rejected:

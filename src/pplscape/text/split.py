@@ -32,36 +32,47 @@ def token_target(wanted: float, total: int, cap: int) -> int:
     return int(wanted) if wanted >= 1 else min(int(wanted * total), cap)
 
 
-def assign(hashes: Sequence[float], tokens: NDArray[np.int64], targets: tuple[int, int]) -> NDArray[np.int8]:
+def assign(
+    hashes: Sequence[float], tokens: NDArray[np.int64], targets: tuple[int, int], source: Sequence[str] | None = None
+) -> NDArray[np.int8]:
     """Split [n] of documents with `hashes` [n] and `tokens` [n]; `targets` = tokens of (valid, test).
 
+    Each `source` [n] gets its share of a target first; what is left of it is filled from all of them.
     UserError if a wanted split would stay empty, or nothing would be left in the pool.
     """
     split = np.full(len(tokens), POOL, np.int8)
     order = np.lexsort((np.arange(len(tokens)), np.asarray(hashes)))
+    names, group = np.unique(np.asarray(source if source is not None else [""] * len(tokens)), return_inverse=True)
+    shares = np.bincount(group, weights=tokens) / max(1, tokens.sum())
     for which, target in ((TEST, targets[1]), (VALID, targets[0])):
-        _fill(split, order, tokens, which, target)
+        left = target
+        for k in range(len(names)) if len(names) > 1 else ():
+            left -= _fill(split, order[group[order] == k], tokens, which, int(target * shares[k]))
+        _fill(split, order, tokens, which, left)
+        if target > 0 and not (split == which).any():
+            raise _nothing_fits(target, tokens)
     if not (split == POOL).any():
         raise UserError("All documents would be held out: give a larger corpus or smaller held-out sizes.")
     return split
 
 
-def _fill(split: NDArray[np.int8], order: NDArray[np.intp], tokens: NDArray[np.int64], which: int, target: int) -> None:
-    if target <= 0:
-        return
-    free = order[split[order] == POOL]
+def _fill(split: NDArray[np.int8], order: NDArray[np.intp], tokens: NDArray[np.int64], which: int, target: int) -> int:
+    """Give documents, in order, to a split while they fit into `target`; the tokens given."""
     left = target
-    for i in free:
+    for i in order[split[order] == POOL]:
+        if left <= target / 50:  # near enough: do not comb the corpus for the shortest documents
+            break
         if tokens[i] <= left:
             split[i] = which
             left -= int(tokens[i])
-        if left < target / 50:  # near enough: do not comb the corpus for the shortest documents
-            break
-    if not (split == which).any():
-        raise UserError(
-            f"No document fits in the held-out target of {target} tokens (the corpus has {int(tokens.sum())} tokens in "
-            f"{len(tokens)} documents): give more text, a larger target, or a file of held-out text."
-        )
+    return target - left
+
+
+def _nothing_fits(target: int, tokens: NDArray[np.int64]) -> UserError:
+    return UserError(
+        f"No document fits in the held-out target of {target} tokens (the corpus has {int(tokens.sum())} tokens in "
+        f"{len(tokens)} documents): give more text, a larger target, or a file of held-out text."
+    )
 
 
 def halves(hashes: Sequence[float], tokens: NDArray[np.int64]) -> NDArray[np.int8]:

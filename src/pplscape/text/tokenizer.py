@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import Any
 
 from pplscape.errors import UserError
@@ -36,3 +37,9 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
 def tokenizer_hash(tokenizer: Any) -> str:
     """sha256 of the tokenizer's serialised form (vocabulary, merges, normaliser, pre-tokenizer, added tokens)."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def model_name(model: str) -> str:
+    """A hub id as it is; of a local folder only the last part, so that results do not depend on where it lies."""
+    path = Path(model)
+    return path.resolve().name if path.exists() else model
