@@ -35,11 +35,6 @@ class Pilots(_Strict):
     designed: int = Field(default=9, ge=1, description="regimes besides random")
     random_seeds: int = Field(default=3, ge=1, description="seeds of the random regime: the noise floor")
 
-    @field_validator("tokens", mode="before")
-    @classmethod
-    def _whole(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
 
 class Training(_Strict):
     """The recipe of pilots and arms alike; see `training.schedule.Recipe`."""
@@ -65,6 +60,10 @@ class RunConfig(_Strict):
     budget: str = Field(description="tokens of the main run: 2e6, 2M or 10% of the pool")
     pilots: Pilots
     training: Training = Training()
+    text_column: str = Field(default="text", description="dotted path of the text")
+    id_column: str = Field(default="id", description="dotted path of the id")
+    near_duplicates: Literal["remove", "keep"] | int = "remove"
+    revision: str | None = Field(default=None, description="of a model on the hub")
     chunk_tokens: int = Field(default=512, gt=0)
     min_tokens: int = Field(default=64, gt=0, description="shorter remainders are rejected")
     bins: int = Field(default=10, ge=2, le=50)
@@ -87,10 +86,15 @@ class RunConfig(_Strict):
     def _text(cls, value: Any) -> str:
         return str(value)
 
-    @field_validator("limit_tokens", "valid_tokens", "test_tokens", "general_tokens", mode="before")
+    @field_validator("strategy", "baselines")
     @classmethod
-    def _whole(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, float) and value.is_integer() else value
+    def _known(cls, value: Any) -> Any:
+        from pplscape.draw.strategies import STRATEGIES
+
+        allowed = {"auto", *STRATEGIES} - {"full", "band"}
+        if unknown := {value} - allowed if isinstance(value, str) else set(value) - allowed:
+            raise ValueError(f"unknown strategy {', '.join(sorted(unknown))}; choose from {', '.join(sorted(allowed))}")
+        return value
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -99,6 +103,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         content = yaml.load(Path(path).read_text(), Loader=_NumericSafeLoader)  # noqa: S506
     except FileNotFoundError:
         raise UserError(f"There is no configuration file {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a configuration file: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -129,7 +135,10 @@ def _apply(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise UserError(f"Cannot set '{key}': '{parent}' is a single value.")
-    content[last] = yaml.load(value, Loader=_NumericSafeLoader)  # noqa: S506
+    try:
+        content[last] = yaml.load(value, Loader=_NumericSafeLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise UserError(f"The value of the override '{override}' is not valid YAML: {error}") from None
 
 
 def _expand(value: Any) -> Any:

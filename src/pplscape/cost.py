@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from pplscape.manifest import read_json
 
 SCORE_FLOPS, TRAIN_FLOPS = 2, 6
 """Per parameter and token: forward only, and forward + backward."""
@@ -70,4 +71,4 @@ def prepared_tokens(prepared: Path, split: str = "pool") -> int:
 
 def plan_tokens(plan: Path) -> int:
     """Tokens that the pilots of a plan train on."""
-    return int(json.loads((plan / "plan.json").read_text())["cost"]["tokens"])
+    return int(read_json(plan / "plan.json", f"plan LANDSCAPE --out {plan}")["cost"]["tokens"])

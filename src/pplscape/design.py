@@ -132,6 +132,8 @@ def choose_regimes(
         raise UserError(
             "All chunks have the same perplexity: there is no landscape to explore; train on a random subset."
         )
+    if n_designed + n_random < 1:
+        raise UserError("A plan needs at least one regime: give --designed or --random-seeds.")
     cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
     pool = candidates(fine, coarse, cap, seed)
     rows = np.stack([features(fine, coarse, s) for _, s in pool])
@@ -153,7 +155,7 @@ def choose_regimes(
 
 
 def diagnose(regimes: list[Regime], sizes: list[int]) -> dict[str, Any]:
-    """Condition number and VIF of the standardised (mean, spread, ln D) design, correlation of mean and spread."""
+    """Condition number of (1, mean, spread, mean x spread), standardised; VIF and correlation of mean and spread."""
     mean, std = np.array([r.mean for r in regimes]), np.array([r.std for r in regimes])
     correlation = float(np.corrcoef(mean, std)[0, 1]) if mean.std() > 0 and std.std() > 0 else 1.0
     columns = [np.ones(len(mean)), _standard(mean), _standard(std), _standard(mean) * _standard(std)]
@@ -181,6 +183,11 @@ def choose_sizes(pilot_tokens: int, n_trunks: int, cooldown_share: float, budget
     unit = trunk_tokens([round(1e6 * f) for f in SIZE_FACTORS], cooldown_share) / 1e6
     largest = min(budget, int(pilot_tokens / n_trunks / unit))
     sizes = [int(largest * f) for f in SIZE_FACTORS]
+    if sizes[0] < 2 * step and largest == budget:
+        raise UserError(
+            f"The budget of {budget:,} tokens is too small for pilots at an eighth of it ({sizes[0]:,} tokens, under "
+            f"two optimiser steps); give --step-tokens {max(1, sizes[0] // 2):,} or less, or a larger budget."
+        )
     if sizes[0] < 2 * step:
         need = int(2 * step / SIZE_FACTORS[0] * n_trunks * unit)
         raise UserError(

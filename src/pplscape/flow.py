@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pplscape.config import RunConfig, load_config, parse_config
 from pplscape.errors import UserError
+from pplscape.manifest import write_atomic
 from pplscape.stages.compare import compare
 from pplscape.stages.evaluate import evaluate
 from pplscape.stages.fit import fit
@@ -22,6 +24,7 @@ from pplscape.stages.sample import sample
 from pplscape.stages.score import score
 from pplscape.stages.select import select
 from pplscape.stages.train import train
+from pplscape.text.read import Columns
 
 DEMO_MODEL = "demo"
 DEMO_FILE_BYTES, DEMO_BYTES_PER_TOKEN = 30_000, 8
@@ -43,8 +46,8 @@ def run(
     """
     chosen = config if isinstance(config, RunConfig) else load_config(config, overrides)
     flow = Flow(chosen, Path(out), overwrite)
-    flow.write_config()
     flow.landscape()
+    flow.write_config()
     flow.law()
     flow.selection()
     flow.arms()
@@ -57,19 +60,20 @@ class Flow:
     def __init__(self, config: RunConfig, out: Path, overwrite: bool):
         self.config, self.out, self.overwrite = config, out, overwrite
         self.model = model_path(config.model)
-        self.engine: Any = {"engine": config.engine}
+        self.engine: Any = {"engine": config.engine, "revision": config.revision}
         self.again: Any = {"overwrite": overwrite}
 
     def write_config(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(self.config.model_dump_json(indent=1) + "\n")
+        """Once the first stages have accepted it: the folder never shows a configuration that its results lack."""
+        write_atomic(self.out / "config.json", (self.config.model_dump_json(indent=1) + "\n").encode())
 
     def landscape(self) -> None:
         c, out = self.config, self.out
         prepare(
             c.corpus, model=self.model, out=out / "prepared", heldout=c.heldout, eval=c.eval,
             chunk_tokens=c.chunk_tokens, min_tokens=c.min_tokens, valid=c.valid_tokens, test=c.test_tokens,
-            sample=c.sample, limit_tokens=c.limit_tokens, seed=c.seed, **self.again,
+            columns=Columns(text=c.text_column, id=c.id_column), near_duplicates=c.near_duplicates,
+            sample=c.sample, limit_tokens=c.limit_tokens, seed=c.seed, revision=c.revision, **self.again,
         )  # fmt: skip
         score(out / "prepared", model=self.model, out=out / "scores", dtype=c.score_dtype, **self.engine, **self.again)
         landscape(
@@ -86,13 +90,14 @@ class Flow:
         )  # fmt: skip
         pilot(
             out / "plan", model=self.model, scores=out / "scores", corpus=out / "prepared", out=out / "pilots",
-            general=self.general(), seed=c.seed, **self.engine, **self.again,
+            general=self.general, seed=c.seed, **self.engine, **self.again,
         )  # fmt: skip
         fit(
             out / "pilots" / "runs.jsonl", out=out / "law", forms=c.forms, bootstrap=c.bootstrap,
             landscape=out / "landscape" / "landscape.json", seed=c.seed, **self.again,
         )  # fmt: skip
 
+    @cached_property
     def general(self) -> list[str]:
         """The user's general text, else text sampled from the base model."""
         if self.config.general:
@@ -122,11 +127,11 @@ class Flow:
         """Measure what the selection is worth: every strategy and random, paired by seed, on the test text."""
         evaluations = [self._evaluate(self.model, "base")]
         for strategy in self.strategies():
-            for seed in range(self.config.arm_seeds):
+            for seed in range(self.config.seed, self.config.seed + self.config.arm_seeds):
                 label = f"{strategy}-{seed}"
                 trained = train(
                     self._draw(strategy, seed), model=self.model, out=self.out / "arms" / label,
-                    corpus=self.out / "prepared", recipe=self.config.training.recipe(), general=self.general(),
+                    corpus=self.out / "prepared", recipe=self.config.training.recipe(), general=self.general,
                     seed=seed,
                     chunk_tokens=self.config.chunk_tokens, **self.engine, **self.again,
                 )  # fmt: skip
@@ -140,7 +145,7 @@ class Flow:
 
     def _evaluate(self, model: str, label: str) -> Path:
         return evaluate(
-            model, heldout=self.out / "prepared", out=self.out / "evaluations" / label, general=self.general(),
+            model, heldout=self.out / "prepared", out=self.out / "evaluations" / label, general=self.general,
             chunk_tokens=self.config.chunk_tokens, **self.engine, **self.again,
         )  # fmt: skip
 

@@ -28,6 +28,8 @@ import pyarrow.parquet as pq
 from pplscape.errors import StaleOutput, UserError
 
 MANIFEST = "manifest.json"
+OWN = (".lock", "key", "key.tmp", MANIFEST)
+"""Files of a stage folder that are not data."""
 _LIBRARIES = ("pplscape", "torch", "transformers", "tokenizers", "numpy", "scipy", "pyarrow")
 
 
@@ -47,6 +49,8 @@ def fingerprint_input(path: Path) -> str:
     if (path / MANIFEST).exists():
         manifest = read_manifest(path)
         return fingerprint({k: v for k, v in manifest.items() if k != "run"})
+    if not path.exists():
+        raise UserError(f"There is no file or folder {path}.")
     if path.is_dir():
         return fingerprint({str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()})
     return sha256_file(path)
@@ -58,6 +62,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
         raise UserError(f"{folder} is not the output of a finished stage: it has no {MANIFEST}.") from None
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """A stage's JSON file. UserError, with the command that makes it, if it is not there or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"There is no {path}; make it with: pplscape {made_by}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def library_versions() -> dict[str, str]:
@@ -110,7 +124,7 @@ class StageFolder:
         seed: int = 0,
         overwrite: bool = False,
     ):
-        self.out, self.overwrite = Path(out), overwrite
+        self.out, self.overwrite = Path(out).resolve(), overwrite
         self.partial = self.out.with_name(self.out.name + ".partial")
         self.inputs = {k: fingerprint_input(v) if isinstance(v, Path) else v for k, v in inputs.items()}
         self.identity = {
@@ -148,12 +162,12 @@ class StageFolder:
 
     def _matches(self) -> bool:
         if not (self.out / MANIFEST).exists():
-            if any(self.out.iterdir()) and not self.overwrite:
-                raise StaleOutput(
-                    f"{self.out} exists and is not a finished stage folder; choose another --out or pass --overwrite."
-                )
+            if not self.out.is_dir() or any(self.out.iterdir()):  # not ours: never removed, not even with --overwrite
+                raise StaleOutput(f"{self.out} exists and is not a finished stage folder; choose another --out.")
             return False
         manifest = read_manifest(self.out)
+        if "key" not in manifest or "stage" not in manifest:
+            raise StaleOutput(f"{self.out} holds a {MANIFEST} of something else; choose another --out.")
         if manifest["key"] == self.key:
             changed = {k: v for k, v in library_versions().items() if manifest["run"]["versions"].get(k, v) != v}
             if changed:
@@ -171,7 +185,10 @@ class StageFolder:
 
     def _adopt_partial(self) -> None:
         key_file = self.partial / "key"
-        if key_file.exists() and key_file.read_text() != self.key:
+        known = key_file.read_text() if key_file.exists() else None
+        if known is None and (self.partial / MANIFEST).exists():  # killed between the manifest and the rename
+            known = read_manifest(self.partial)["key"]
+        if known is not None and known != self.key:
             if not self.overwrite:
                 raise StaleOutput(
                     f"{self.partial} holds unfinished work of another configuration; delete it or pass --overwrite."
@@ -209,7 +226,7 @@ class StageFolder:
 
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Record what was done and give the folder its final name."""
-        files = sorted(p for p in self.partial.rglob("*") if p.is_file() and p.name not in (".lock", "key"))
+        files = sorted(p for p in self.partial.rglob("*") if p.is_file() and p.name not in OWN)
         manifest = {
             **self.identity,
             "key": self.key,

@@ -80,11 +80,14 @@ def _summary(name: str, arms: list[Arm], reference: Mapping[int, Arm], base: Arm
 
 
 def verdict(strategies: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """One of three lights, and a sentence: does the best strategy beat random beyond the noise?"""
+    """One of three lights, and a sentence: does the first strategy beside random beat it beyond the noise?
+
+    Only one strategy is judged, named beforehand by its place: picking the best of several would need wider intervals.
+    """
     rivals = [s for s in strategies if s["difference"] is not None]
     if not rivals:
         return _light("not enough pilots", "Nothing was measured against random selection, so nothing can be said.")
-    best = min(rivals, key=lambda s: s["difference"]["mean"])
+    best = rivals[0]
     found = best["difference"]
     if found["low"] is None:
         return _light("not enough pilots", f"One pair of runs ({found['mean']:+.4f} nats/token) cannot show its noise.")

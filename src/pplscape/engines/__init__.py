@@ -10,7 +10,8 @@ ENGINES = ("transformers", "fake")
 
 
 def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -> Any:
-    """An `Engine` (a `Learner` with `train=True`). Options of the transformers engine: revision, dtype, bos."""
+    """An `Engine` (a `Learner` with `train=True`). Options of the transformers engine: revision, dtype, bos; the
+    fake one has no use for them."""
     if name == "fake":
         from pplscape.engines.fake import FakeEngine
 

@@ -44,6 +44,10 @@ def _arms(folders: Sequence[Path]) -> list[dict[str, Any]]:
         documents = found
         facts = read_manifest(folder)["counts"]["facts"]
         arms.append({**{k: facts[k] for k in ("strategy", "seed", "tokens")}, **losses(rows)})
+    named = [(a["strategy"], a["seed"]) for a in arms]
+    for name in named:
+        if named.count(name) > 1:
+            raise UserError(f"Two evaluations are of '{name[0]}' with seed {name[1]}; give every arm once.")
     return arms
 
 

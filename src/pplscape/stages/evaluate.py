@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pplscape.engines import load_engine
 from pplscape.engines.base import Engine
-from pplscape.manifest import MANIFEST, StageFolder, fingerprint_input, read_manifest
+from pplscape.errors import UserError
+from pplscape.manifest import MANIFEST, StageFolder, read_manifest
+from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
-from pplscape.training.texts import HeldOut, heldout_from_files, heldout_of
+from pplscape.training.schedule import Recipe
+from pplscape.training.texts import HeldOut, heldout_from_files, heldout_of, read_general
 
-VERSION = 2
+VERSION = 3
 
 
 def evaluate(
     model: str, *, heldout: Path | str, out: Path | str, general: Sequence[str] | None = None,
-    engine: str = "transformers", dtype: str = "auto", chunk_tokens: int = 512, overwrite: bool = False,
+    engine: str = "transformers", revision: str | None = None, dtype: str = "auto", chunk_tokens: int = 512, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/eval.jsonl, one line a document: split (valid, test or general), n_tokens, n_bytes, nll_sum (nats).
 
@@ -26,39 +32,41 @@ def evaluate(
     """
     trained = Path(model) / "model"
     facts = _arm(Path(model))
-    options: Any = {} if engine == "fake" else {"dtype": dtype}
-    scorer = load_engine(engine, str(trained if trained.exists() else model), **options)
-    inputs: dict[str, Path | str] = {"heldout": Path(heldout)}
-    inputs |= {"model": Path(model)} if Path(model).exists() else {}
-    inputs |= {
-        f"general {i}": fingerprint_input(Path(g)) if Path(g).exists() else g for i, g in enumerate(general or [])
-    }
+    scorer = load_engine(engine, str(trained if trained.exists() else model), dtype=dtype, revision=revision)
+    config = {**scorer.facts.as_dict(), "arm": facts, "chunk_tokens": chunk_tokens}
+    inputs: dict[str, Path | str] = {"heldout": Path(heldout)} if _is_stage(heldout) else {}
+    inputs |= identities("heldout", None if _is_stage(heldout) else [str(heldout)])
+    inputs |= {"model": Path(model)} if _is_stage(model) else {}
+    inputs |= identities("general", general)
     with StageFolder(
-        Path(out), stage="evaluate", version=VERSION, config={**scorer.facts.as_dict(), "arm": facts}, inputs=inputs,
-        overwrite=overwrite,
-    ) as folder:  # fmt: skip
+        Path(out), stage="evaluate", version=VERSION, config=config, inputs=inputs, overwrite=overwrite
+    ) as folder:
         if not folder.finished:
-            rows = [
-                row
-                for split, text in _heldout(Path(heldout), scorer, chunk_tokens)
-                for row in _rows(scorer, text, split)
-            ]
-            rows += _rows(scorer, heldout_from_files(general, scorer, chunk_tokens), "general") if general else []
+            measured, _ = read_general(general, scorer, chunk_tokens, Recipe())
+            texts = _heldout(heldout, scorer, chunk_tokens) + ([("general", measured)] if measured else [])
+            rows = [row for split, text in texts for row in _rows(scorer, text, split)]
             folder.write_jsonl("eval.jsonl", rows)
-            folder.finish({"in": len(rows), "out": len(rows), "rejected": {}, "facts": facts})
+            rejected = sum((text.rejected for _, text in texts), Counter[str]())
+            folder.finish(
+                {"in": len(rows) + rejected.total(), "out": len(rows), "rejected": dict(rejected), "facts": facts}
+            )
     return Path(out)
+
+
+def _is_stage(path: Path | str) -> bool:
+    return (Path(path) / MANIFEST).exists()
 
 
 def _arm(model: Path) -> dict[str, Any]:
     """Strategy, seed and tokens of a trained model; a model that `train` did not write is the base."""
-    if (model / MANIFEST).exists():
+    if _is_stage(model):
         return read_manifest(model)["counts"]["facts"]
     return {"strategy": "base", "seed": 0, "tokens": 0}
 
 
-def _heldout(path: Path, engine: Engine, chunk_tokens: int) -> list[tuple[str, HeldOut]]:
+def _heldout(path: Path | str, engine: Engine, chunk_tokens: int) -> list[tuple[str, HeldOut]]:
     """Test text; of a prepared folder also the valid text, on which laws predict."""
-    if (path / MANIFEST).exists():
+    if _is_stage(path):
         corpus = Prepared(path)
         corpus.check_tokenizer(engine.facts.tokenizer, engine.facts.model)
         return [(split, heldout_of(corpus, split, engine)) for split in ("valid", "test")]
@@ -67,6 +75,8 @@ def _heldout(path: Path, engine: Engine, chunk_tokens: int) -> list[tuple[str, H
 
 def _rows(engine: Engine, text: HeldOut, split: str) -> list[dict[str, Any]]:
     measured = text.loss(engine)
+    if not np.isfinite(measured.nll_sum).all():
+        raise UserError(f"The loss of {engine.facts.model} on the {split} text is not finite; try --dtype float32.")
     source = dict(zip(text.doc_id, text.source, strict=True))
     return [
         {
@@ -79,4 +89,7 @@ def _rows(engine: Engine, text: HeldOut, split: str) -> list[dict[str, Any]]:
 
 def read_evaluation(folder: Path) -> list[dict[str, Any]]:
     """The rows of eval.jsonl."""
-    return [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    try:
+        return [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no eval.jsonl; make it with: pplscape evaluate MODEL --out {folder}") from None

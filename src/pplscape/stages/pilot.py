@@ -14,43 +14,41 @@ from pplscape.design import Regime, Trunk, draw_trunk
 from pplscape.draw.pool import Pool
 from pplscape.engines import load_engine
 from pplscape.engines.base import Learner
-from pplscape.manifest import StageFolder, fingerprint_input
+from pplscape.errors import UserError
+from pplscape.manifest import StageFolder, read_json
 from pplscape.progress import Progress
-from pplscape.stages.score import read_facts
 from pplscape.statistics import Bins, moments, on_scale
+from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
 from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, Replay, Report, train_constant, train_cooldown
 from pplscape.training.schedule import Recipe
 from pplscape.training.texts import chunk_ids, heldout_of, read_general
 
-VERSION = 1
+VERSION = 2
 MEMBERSHIP_STREAM = 7_001
 """Seed offset of the uniforms that decide which sub-pools a chunk belongs to."""
 
 
 def pilot(
     plan: Path | str, *, model: str, scores: Path | str, corpus: Path | str, out: Path | str,
-    general: Sequence[str] | None = None, engine: str = "transformers", dtype: str = "auto", seed: int = 0,
+    general: Sequence[str] | None = None, engine: str = "transformers", revision: str | None = None, dtype: str = "auto", seed: int = 0,
     overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/runs.jsonl (`schema.RUN_FIELDS`), one line a run. A finished trunk survives a kill.
 
     `corpus`: the prepared folder; `general`: input files whose loss shows forgetting (and that replay draws from).
     """
-    content = json.loads((Path(plan) / "plan.json").read_text())
-    options: Any = {} if engine == "fake" else {"dtype": dtype}
-    learner = load_engine(engine, model, train=True, **options)
+    content = read_json(Path(plan) / "plan.json", f"plan LANDSCAPE --budget T --pilot-tokens N --out {plan}")
+    learner = load_engine(engine, model, train=True, dtype=dtype, revision=revision)
     inputs: dict[str, Path | str] = {"plan": Path(plan), "scores": Path(scores), "corpus": Path(corpus)}
-    inputs |= {
-        f"general {i}": fingerprint_input(Path(g)) if Path(g).exists() else g for i, g in enumerate(general or [])
-    }
+    inputs |= identities("general", general)
     with StageFolder(
         Path(out), stage="pilot", version=VERSION, config=learner.facts.as_dict(), inputs=inputs, seed=seed,
         overwrite=overwrite,
     ) as folder:  # fmt: skip
         if not folder.finished:
-            bench = Bench(content, learner, Path(scores), Prepared(Path(corpus)), general)
+            bench = Bench(content, learner, Path(scores), Prepared(Path(corpus)), general, seed)
             _run_all(bench, folder)
     return Path(out)
 
@@ -59,18 +57,26 @@ class Bench:
     """Everything the trunks of one plan share."""
 
     def __init__(
-        self, plan: dict[str, Any], learner: Learner, scores: Path, corpus: Prepared, general: Sequence[str] | None
+        self,
+        plan: dict[str, Any],
+        learner: Learner,
+        scores: Path,
+        corpus: Prepared,
+        general: Sequence[str] | None,
+        seed: int,
     ):
         corpus.check_tokenizer(learner.facts.tokenizer, learner.facts.model)
-        self.plan, self.learner, self.corpus = plan, learner, corpus
+        self.plan, self.learner, self.corpus, self.seed = plan, learner, corpus, seed
         self.recipe = Recipe(**plan["recipe"])
         self.pool = Pool.read(scores)
         self.bins = Bins(tuple(plan["bins"]["edges"]), tuple(plan["bins"]["share"]))
         self.fine_bin = Bins(tuple(plan["fine_bins"]["edges"]), tuple(plan["fine_bins"]["share"])).of(self.pool.x)
         self.valid = heldout_of(corpus, "valid", learner)
-        self.general, self.replayed = read_general(general, learner, read_facts(scores)["chunk_tokens"], self.recipe)
+        self.general, self.replayed = read_general(general, learner, corpus.facts["chunk_tokens"], self.recipe)
         learner.reset()
         self.base, self.base_general = self.measure()
+        if not np.isfinite([self.base.loss, self.base_general.loss if self.base_general else 0.0]).all():
+            raise UserError(f"The loss of {learner.facts.model} before training is not finite; try --dtype float32.")
 
     def measure(self) -> tuple[TextLoss, TextLoss | None]:
         """Domain and general loss of the learner as it is now."""
@@ -84,7 +90,7 @@ class Bench:
         pool = self.pool
         return draw_trunk(
             regime, self.fine_bin, pool.length,
-            pool.uniforms(regime.seed), pool.uniforms(MEMBERSHIP_STREAM),
+            pool.uniforms(self.seed + regime.seed), pool.uniforms(self.seed + MEMBERSHIP_STREAM),
             self.plan["sizes"], self.recipe.cooldown_share, self.plan["depletion"],
         )  # fmt: skip
 
@@ -137,7 +143,7 @@ def _train_size(
     train_cooldown(learner, _ids(bench, trunk.branches[size]), recipe, branch, replay, report)
     domain, general = bench.measure()
     learner.restore(snapshot)
-    if not np.isfinite(domain.loss):
+    if not np.isfinite([domain.loss, general.loss if general else 0.0]).all():
         raise FloatingPointError(f"validation loss is {domain.loss}")
     return {
         "tokens": branch.tokens, "loss": domain.loss, "loss_se": domain.standard_error,

@@ -12,7 +12,7 @@ import numpy as np
 from pplscape.design import Fine, choose_regimes, choose_sizes, diagnose, trunk_tokens
 from pplscape.draw.budget import parse_budget
 from pplscape.errors import UserError
-from pplscape.manifest import StageFolder
+from pplscape.manifest import StageFolder, read_json
 from pplscape.statistics import Bins
 from pplscape.training.schedule import Recipe
 
@@ -30,8 +30,13 @@ def plan(
     `n_params`: for the FLOPs (6 x parameters x tokens).
     """
     landscape, recipe = Path(landscape), recipe or Recipe()
-    facts = json.loads(_landscape_file(landscape).read_text())
+    file = landscape / "landscape.json" if landscape.is_dir() or not landscape.suffix else landscape
+    facts = read_json(file, f"landscape SCORES --budget T --out {landscape}")
     tokens = parse_budget(budget, facts["tokens"])
+    if tokens > facts["tokens"]:
+        raise UserError(
+            f"The budget of {tokens:,} tokens is more than the pool's {facts['tokens']:,}; give at most that."
+        )
     config = {
         "budget": tokens, "pilot_tokens": pilot_tokens, "designed": designed, "random_seeds": random_seeds,
         "recipe": asdict(recipe), "n_params": n_params,
@@ -45,13 +50,6 @@ def plan(
             folder.write_json("plan.json", content)
             folder.finish({"trunks": len(content["regimes"]), "runs": content["design"]["runs"]})
     return Path(out)
-
-
-def _landscape_file(landscape: Path) -> Path:
-    found = landscape / "landscape.json" if landscape.is_dir() else landscape
-    if not found.exists():
-        raise UserError(f"{found} does not exist; make it with: pplscape landscape SCORES --budget T --out {landscape}")
-    return found
 
 
 def make_plan(

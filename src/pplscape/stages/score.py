@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from pplscape.manifest import StageFolder, read_manifest
 from pplscape.progress import Progress
 from pplscape.text.prepared import Prepared
 
-VERSION = 1
+VERSION = 2
+SLICE_CHUNKS = 1024
+"""Chunks scored between two signs of progress; batches are cut within a slice."""
 
 
 def score(
@@ -29,8 +32,7 @@ def score(
     UserError: the model's tokenizer is not the one the chunks were cut with.
     """
     corpus = Prepared(Path(prepared))
-    options: Any = {} if engine == "fake" else {"revision": revision, "dtype": dtype, "bos": bos}
-    scorer = load_engine(engine, model, **options)
+    scorer = load_engine(engine, model, revision=revision, dtype=dtype, bos=bos)
     corpus.check_tokenizer(scorer.facts.tokenizer, scorer.facts.model)
     config = {**scorer.facts.as_dict(), "split": split, "batch_tokens": getattr(scorer, "batch_tokens", None)}
     with StageFolder(
@@ -55,10 +57,9 @@ def _score_parts(corpus: Prepared, split: str, engine: Engine, folder: StageFold
             name = f"part-{number:05d}.parquet"
             if not folder.has(name):
                 chunks, texts = corpus.part(split, number)
-                scores, rejected = score_part(engine, chunks, texts)
+                scores, rejected = score_part(engine, chunks, texts, progress.add)
                 folder.write_table(f"rejected/{name}", rejected)
                 folder.write_table(name, scores)
-                progress.add(int(pc.sum(chunks["length"]).as_py() or 0))
     return _ledger(folder, corpus.parts(split), total)
 
 
@@ -80,8 +81,21 @@ def _ledger(folder: StageFolder, parts: list[int], total: int) -> dict[str, Any]
     }  # fmt: skip
 
 
-def score_part(engine: Engine, chunks: pa.Table, texts: list[str]) -> tuple[pa.Table, pa.Table]:
-    """(scores, rejected) of the chunks of one part; a pure function of its arguments."""
+def score_part(
+    engine: Engine, chunks: pa.Table, texts: list[str], on_tokens: Callable[[int], None] = lambda tokens: None
+) -> tuple[pa.Table, pa.Table]:
+    """(scores, rejected) of the chunks of one part, slice by slice; `on_tokens` is told the tokens of each."""
+    scores, rejected = [schema.SCORES.empty_table()], [schema.REJECTED.empty_table()]
+    for start in range(0, chunks.num_rows, SLICE_CHUNKS):
+        part = chunks.slice(start, SLICE_CHUNKS)
+        good, bad = _score_slice(engine, part, texts[start : start + SLICE_CHUNKS])
+        scores.append(good)
+        rejected.append(bad)
+        on_tokens(pc.sum(part["length"]).as_py())
+    return pa.concat_tables(scores).combine_chunks(), pa.concat_tables(rejected).combine_chunks()
+
+
+def _score_slice(engine: Engine, chunks: pa.Table, texts: list[str]) -> tuple[pa.Table, pa.Table]:
     ids = engine.encode(texts)
     lengths = np.asarray(chunks["length"])
     agrees = np.array([len(i) == n for i, n in zip(ids, lengths, strict=True)], dtype=bool)

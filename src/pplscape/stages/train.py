@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,9 @@ from pplscape.draw.permanent import uniforms
 from pplscape.engines import load_engine
 from pplscape.engines.base import Ids, Learner
 from pplscape.errors import UserError
-from pplscape.manifest import StageFolder, fingerprint_input, read_manifest
+from pplscape.manifest import StageFolder, cannot_write
 from pplscape.progress import Progress
+from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
 from pplscape.training.loop import Replay, train_run
 from pplscape.training.schedule import Recipe
@@ -30,7 +32,7 @@ ORDER_STREAM = 9_001
 
 def train(
     subset: Path | str, *, model: str, out: Path | str, corpus: Path | str | None = None, tokens: int | None = None,
-    recipe: Recipe | None = None, general: Sequence[str] | None = None, engine: str = "transformers",
+    recipe: Recipe | None = None, general: Sequence[str] | None = None, engine: str = "transformers", revision: str | None = None,
     dtype: str = "auto", chunk_tokens: int = 512, seed: int = 0, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/model/ (safetensors + tokenizer) and OUT/train.jsonl (one line a step).
@@ -39,21 +41,25 @@ def train(
     `chunk_tokens` tokens; `tokens` stops early; `seed` orders the chunks.
     """
     recipe = recipe or Recipe()
-    options: Any = {} if engine == "fake" else {"dtype": dtype}
-    learner = load_engine(engine, model, train=True, **options)
+    learner = load_engine(engine, model, train=True, dtype=dtype, revision=revision)
     config = {**learner.facts.as_dict(), "recipe": asdict(recipe), "tokens": tokens, "chunk_tokens": chunk_tokens}
-    inputs: dict[str, Path | str] = {"subset": Path(subset)}
+    selection = (Path(subset) / "selection.json").exists()
+    inputs: dict[str, Path | str] = {"subset": Path(subset)} if selection else {}
+    inputs |= identities("subset", None if selection else [str(subset)])
     inputs |= {"corpus": Path(corpus)} if corpus else {}
-    inputs |= {
-        f"general {i}": fingerprint_input(Path(g)) if Path(g).exists() else g for i, g in enumerate(general or [])
-    }
+    inputs |= identities("general", general)
     with StageFolder(
         Path(out), stage="train", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
         if not folder.finished:
-            chunks = _up_to(_training_chunks(Path(subset), corpus, learner, chunk_tokens, seed), tokens)
-            _, replayed = read_general(general, learner, chunk_tokens, recipe) if recipe.replay_share else (None, [])
-            _train(learner, chunks, recipe, replayed, folder, _facts(Path(subset), seed))
+            if selection:
+                chunks, rejected = _selected_chunks(Path(subset), corpus, learner, seed), Counter[str]()
+            else:
+                text = heldout_from_files([str(subset)], learner, chunk_tokens)
+                chunks, rejected = text.chunks, text.rejected
+            _, replayed = read_general(general if recipe.replay_share else None, learner, chunk_tokens, recipe)
+            facts = {**_facts(Path(subset), seed), "rejected": dict(rejected)}
+            _train(learner, _up_to(chunks, tokens), recipe, replayed, folder, facts)
     return Path(out)
 
 
@@ -62,22 +68,25 @@ def _train(
 ) -> None:
     total = sum(len(c) for c in chunks)
     with Progress("train", total) as progress:
-        done = train_run(learner, chunks, recipe, Replay(replayed) if replayed else None, progress.add)
-    learner.save(folder.partial / "model")
+        try:
+            done = train_run(learner, chunks, recipe, Replay(replayed) if replayed else None, progress.add)
+        except FloatingPointError as error:
+            raise UserError(f"Training diverged ({error}); give a lower --learning-rate.") from None
+    try:
+        learner.save(folder.partial / "model")
+    except OSError as error:
+        raise cannot_write(folder.partial / "model", error) from error
     folder.write_jsonl("train.jsonl", done.steps)
     folder.finish(
         {
-            "in": len(chunks), "out": len(chunks), "rejected": {}, "tokens": done.tokens,
+            "in": len(chunks), "out": len(chunks), "rejected": facts.pop("rejected"), "tokens": done.tokens,
             "replay_tokens": done.replay_tokens, "facts": {**facts, "tokens": done.tokens},
         }
     )  # fmt: skip
 
 
-def _training_chunks(
-    subset: Path, corpus: Path | str | None, engine: Learner, chunk_tokens: int, seed: int
-) -> list[Ids]:
-    if not (subset / "selection.json").exists():
-        return heldout_from_files([str(subset)], engine, chunk_tokens).chunks
+def _selected_chunks(subset: Path, corpus: Path | str | None, engine: Learner, seed: int) -> list[Ids]:
+    """The chunks of a selection folder in the order of this seed."""
     if corpus is None:
         raise UserError(f"{subset} is a selection without text; pass the prepared folder with --corpus.")
     prepared = Prepared(Path(corpus))
@@ -102,4 +111,4 @@ def _facts(subset: Path, seed: int) -> dict[str, Any]:
     if not (subset / "selection.json").exists():
         return {"strategy": subset.name, "seed": seed}
     selection = json.loads((subset / "selection.json").read_text())
-    return {"strategy": selection["used"], "seed": read_manifest(subset)["seed"]}
+    return {"strategy": selection["used"], "seed": seed}

@@ -295,3 +295,8 @@ def size_of(path: str) -> int:
         return os.path.getsize(location(path))
     fs, inner = filesystem(location(path))
     return int(fs.info(inner).get("size") or 0)
+
+
+def identities(role: str, patterns: Sequence[str] | None) -> dict[str, str]:
+    """`role/name` -> content key of every file that the patterns mean, for a stage's fingerprint."""
+    return {f"{role}/{n}": k for n, k in content_keys(resolve_inputs(patterns)).items()} if patterns else {}

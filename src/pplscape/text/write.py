@@ -14,7 +14,7 @@ from pplscape.text.chunk import Chunk
 from pplscape.text.ingest import rejected_table
 from pplscape.text.read import Document, Rejected
 
-PART_BYTES = 64_000_000
+PART_BYTES = 8_000_000
 """UTF-8 bytes of text in a part of documents."""
 REJECTED_ROWS = 200_000
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pplscape.errors import UserError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -22,6 +24,18 @@ class Recipe:
     """Domain tokens per optimiser step; whole chunks, so a step may end up to one chunk late."""
     replay_share: float = 0.0
     """Share of the trained tokens that is general text, on top of the domain tokens."""
+
+    def __post_init__(self) -> None:
+        """UserError for values that no run could be made with."""
+        bounds = {
+            "learning_rate": self.learning_rate > 0, "warmup_tokens": self.warmup_tokens >= 0,
+            "cooldown_share": 0 < self.cooldown_share < 1, "step_tokens": self.step_tokens > 0,
+            "replay_share": 0 <= self.replay_share < 1,
+        }  # fmt: skip
+        if wrong := [name for name, good in bounds.items() if not good]:
+            raise UserError(
+                f"{wrong[0]} = {getattr(self, wrong[0])} is out of range: rates and sizes above 0, shares below 1."
+            )
 
     def constant(self, done: int) -> float:
         """Learning rate after `done` domain tokens of a trunk."""

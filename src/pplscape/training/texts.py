@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +25,18 @@ class HeldOut:
     doc_id: list[str]
     source: list[str]
     n_bytes: list[int]
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Documents (and ends of one token, which have nothing to predict) left out, by reason."""
 
     def loss(self, engine: Engine) -> TextLoss:
         return measure(engine, self.chunks, self.doc_id, self.n_bytes)
 
     def take(self, index: np.ndarray) -> HeldOut:
-        columns = (self.chunks, self.doc_id, self.source, self.n_bytes)
-        return HeldOut(*([column[i] for i in index] for column in columns))  # type: ignore[arg-type]
+        """The chunks at these positions."""
+        return HeldOut(
+            [self.chunks[i] for i in index], [self.doc_id[i] for i in index], [self.source[i] for i in index],
+            [self.n_bytes[i] for i in index], self.rejected,
+        )  # fmt: skip
 
 
 def heldout_of(corpus: Prepared, split: str, engine: Engine) -> HeldOut:
@@ -52,35 +58,42 @@ def heldout_from_files(patterns: Sequence[str], engine: Engine, chunk_tokens: in
     found = HeldOut([], [], [], [])
     for document in read_documents(resolve_inputs(patterns), Columns()):
         if isinstance(document, Rejected):
+            found.rejected[document.reason] += 1
             continue
         (ids,) = engine.encode([document.text])
         pieces = [ids[i : i + chunk_tokens] for i in range(0, len(ids), chunk_tokens)]
-        pieces = [p for p in pieces if len(p) > 1]
+        if pieces and len(pieces[-1]) < 2:
+            found.rejected["one_token"] += 1
+            pieces.pop()
         found.chunks.extend(pieces)
         found.doc_id.extend([document.doc_id] * len(pieces))
         found.source.extend([document.source] * len(pieces))
         found.n_bytes.extend([len(document.text.encode())] + [0] * (len(pieces) - 1) if pieces else [])
     if not found.chunks:
-        raise UserError(f"No text could be read from {', '.join(patterns)}.")
+        why = ", ".join(f"{n} {reason}" for reason, n in found.rejected.items()) or "no documents"
+        raise UserError(f"No text could be read from {', '.join(patterns)}: {why}.")
     return found
 
 
 def read_general(
     patterns: Sequence[str] | None, engine: Engine, chunk_tokens: int, recipe: Recipe
 ) -> tuple[HeldOut | None, list[Ids]]:
-    """(general text to measure forgetting on, general chunks to replay): alternate documents if both are wanted."""
+    """(general text to measure forgetting on, general chunks to replay): alternate documents, whether or not any are
+    replayed, so that every model is measured on the same text and never on text it was trained on.
+    """
     if not patterns:
         if recipe.replay_share:
             raise UserError("replay_share needs general text to replay; pass --general or set it to 0.")
         return None, []
     everything = heldout_from_files(patterns, engine, chunk_tokens)
-    if not recipe.replay_share:
-        return everything, []
     names = {name: i for i, name in enumerate(dict.fromkeys(everything.doc_id))}
+    if len(names) < 2 and not recipe.replay_share:
+        return everything, []
     if len(names) < 2:
         raise UserError("Replaying and measuring general text needs at least two documents; give more with --general.")
     odd = np.array([names[d] % 2 == 1 for d in everything.doc_id])
-    return everything.take(np.flatnonzero(odd)), [everything.chunks[i] for i in np.flatnonzero(~odd)]
+    replayed = [everything.chunks[i] for i in np.flatnonzero(~odd)] if recipe.replay_share else []
+    return everything.take(np.flatnonzero(odd)), replayed
 
 
 def chunk_ids(corpus: Prepared, chunks: pa.Table, engine: Engine) -> list[Ids]:

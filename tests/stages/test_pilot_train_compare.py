@@ -1,0 +1,135 @@
+"""pilot, train, evaluate, compare on the fake engine: exact tokens, recorded failures, refusals in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pplscape.engines.fake import FakeEngine
+from pplscape.errors import UserError
+from pplscape.manifest import read_manifest
+from pplscape.stages import pilot as pilot_module
+from pplscape.stages.compare import compare
+from pplscape.stages.evaluate import evaluate, read_evaluation
+from pplscape.stages.landscape import landscape
+from pplscape.stages.pilot import pilot
+from pplscape.stages.plan import plan
+from pplscape.stages.prepare import prepare
+from pplscape.stages.score import score
+from pplscape.stages.select import select
+from pplscape.stages.train import train
+from pplscape.training.schedule import Recipe
+
+RECIPE = Recipe(learning_rate=1e-3, warmup_tokens=64, step_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> dict[str, Path]:
+    """A prepared, scored and planned corpus."""
+    folder = tmp_path_factory.mktemp("bench")
+    rng = np.random.default_rng(0)
+    words = ["patients", "court", "fox", "the", "treated", "1998", "dog", "loss", "twelve", "brown"]
+    texts = [" ".join(rng.choice(words[: rng.integers(2, 11)], 120)) for _ in range(150)]
+    (folder / "c.jsonl").write_text("".join(json.dumps({"id": f"d{i}", "text": t}) + "\n" for i, t in enumerate(texts)))
+    base = FakeEngine(str(tiny_tokenizer_dir))
+    base.step(base.encode(["the fox the dog " * 100]), 1e-3)
+    base.save(folder / "base")
+    found = {"model": folder / "base", "text": folder / "c.jsonl"}
+    found["prepared"] = prepare(
+        [str(folder / "c.jsonl")], model=str(folder / "base"), out=folder / "prepared", chunk_tokens=64, min_tokens=16,
+        valid=1500, test=1500, near_duplicates="keep", overlap_share=1.0,
+    )  # fmt: skip
+    found["scores"] = score(found["prepared"], model=str(folder / "base"), engine="fake", out=folder / "scores")
+    found["landscape"] = landscape(found["scores"], budget="20%", out=folder / "landscape", n_bins=3)
+    found["plan"] = plan(
+        found["landscape"], budget="20%", pilot_tokens=12_000, out=folder / "plan", designed=2, random_seeds=2,
+        recipe=RECIPE,
+    )  # fmt: skip
+    return found
+
+
+def _pilot(bench: dict[str, Path], out: Path) -> list[dict[str, Any]]:
+    folder = pilot(
+        bench["plan"], model=str(bench["model"]), scores=bench["scores"], corpus=bench["prepared"], out=out,
+        general=[str(bench["text"])], engine="fake",
+    )  # fmt: skip
+    return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(
+    bench: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = FakeEngine.step, [0]
+
+    def breaks(self: FakeEngine, chunks: Any, learning_rate: float) -> float:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise FloatingPointError("training loss is nan")
+        return real(self, chunks, learning_rate)
+
+    monkeypatch.setattr(FakeEngine, "step", breaks)
+    rows = _pilot(bench, tmp_path / "pilots")
+    failed = [r for r in rows if r["status"] == "failed"]
+    assert failed
+    assert {r["group"] for r in failed} == {"random-0"}
+    assert all(r["loss"] is None and "loss is nan" in r["reason"] for r in failed)
+    assert len(rows) == 16
+    assert read_manifest(tmp_path / "pilots")["counts"] == {
+        "in": 16, "out": 16 - len(failed), "rejected": {"failed": len(failed)},
+    }  # fmt: skip
+
+
+def test_a_bug_is_not_taken_for_a_failed_run(
+    bench: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(pilot_module, "train_constant", broken)
+    with pytest.raises(KeyError):
+        _pilot(bench, tmp_path / "pilots")
+
+
+def test_pilots_record_forgetting(bench: dict[str, Path], tmp_path: Path) -> None:
+    rows = _pilot(bench, tmp_path / "pilots")
+    assert all(r["loss_general"] is not None and r["base_loss_general"] > 0 for r in rows)
+
+
+def test_train_from_text_stops_before_the_limit(bench: dict[str, Path], tmp_path: Path) -> None:
+    out = train(
+        bench["text"], model=str(bench["model"]), out=tmp_path / "t", tokens=1000, recipe=RECIPE, engine="fake",
+        chunk_tokens=64,
+    )  # fmt: skip
+    counts = read_manifest(out)["counts"]
+    assert 1000 - 64 < counts["tokens"] <= 1000
+    assert (out / "model/counts.npy").exists()
+
+
+def test_train_selection_equals_its_tokens(bench: dict[str, Path], tmp_path: Path) -> None:
+    chosen = select(bench["scores"], strategy="random", budget="20%", out=tmp_path / "s", seed=3)
+    tokens = json.loads((chosen / "selection.json").read_text())["tokens"]
+    trained = train(
+        chosen, model=str(bench["model"]), corpus=bench["prepared"], out=tmp_path / "t", recipe=RECIPE, engine="fake",
+        seed=3,
+    )  # fmt: skip
+    assert read_manifest(trained)["counts"]["facts"] == {"strategy": "random", "seed": 3, "tokens": tokens}
+    with pytest.raises(UserError, match="--corpus"):
+        train(chosen, model=str(bench["model"]), out=tmp_path / "t2", engine="fake")
+
+
+def test_evaluate_and_compare(bench: dict[str, Path], tmp_path: Path) -> None:
+    base = evaluate(str(bench["model"]), heldout=bench["prepared"], out=tmp_path / "base", engine="fake")
+    rows = read_evaluation(base)
+    assert {r["split"] for r in rows} == {"valid", "test"}
+    other = evaluate(str(bench["model"]), heldout=bench["text"], out=tmp_path / "other", engine="fake")
+    with pytest.raises(UserError, match="other documents"):
+        compare([base, other], out=tmp_path / "c")
+
+
+def test_too_little_text_is_said(bench: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to train on"):
+        train(bench["text"], model=str(bench["model"]), out=tmp_path / "t", tokens=3, engine="fake")
