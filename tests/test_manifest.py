@@ -50,8 +50,31 @@ def test_another_configuration_is_refused_then_overwritten(tmp_path: Path) -> No
 def test_a_folder_of_the_users_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s/thesis.tex").write_text("years of work")
-    with pytest.raises(StaleOutput, match="not a finished stage folder"):
-        _stage(tmp_path / "s").__enter__()
+    for overwrite in (False, True):
+        with pytest.raises(StaleOutput, match="not a finished stage folder"):
+            _stage(tmp_path / "s", overwrite=overwrite).__enter__()
+    assert (tmp_path / "s/thesis.tex").exists()
+
+
+def test_a_file_or_a_foreign_manifest_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StaleOutput):
+        _stage(tmp_path / "file", overwrite=True).__enter__()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/manifest.json").write_text('{"name": "an app"}')
+    with pytest.raises(StaleOutput, match="something else"):
+        _stage(tmp_path / "other", overwrite=True).__enter__()
+
+
+def test_killed_between_manifest_and_rename(tmp_path: Path) -> None:
+    _write(tmp_path / "s")
+    whole = fingerprint_input(tmp_path / "s")
+    (tmp_path / "s").rename(tmp_path / "s.partial")
+    with pytest.raises(StaleOutput, match="unfinished work"):
+        _stage(tmp_path / "s", 2).__enter__()
+    with _stage(tmp_path / "s") as folder:
+        folder.finish({"in": 1, "out": 1})
+    assert fingerprint_input(tmp_path / "s") == whole
 
 
 def test_unfinished_work_is_resumed(tmp_path: Path) -> None:

@@ -74,11 +74,7 @@ def demo(
     from pplscape.flow import demo_config
 
     if dry_run:
-        config = demo_config(quick, limit_tokens)
-        trained = config.pilots.tokens
-        return _dry(
-            "demo", ["Python sources and documentation of this environment"], out, _model_cost("demo", trained, True)
-        )
+        return _dry_flow("demo", demo_config(quick, limit_tokens), out)
     _end(run_demo(quick=quick, out=out, limit_tokens=limit_tokens, overwrite=overwrite), out)
 
 
@@ -95,9 +91,27 @@ def run(
     from pplscape.flow import run as run_flow
 
     if dry_run:
-        checked = load_config(config, override or [])
-        return _dry("run", checked.corpus, out, "pilots: " + _model_cost(checked.model, checked.pilots.tokens, True))
+        return _dry_flow("run", load_config(config, override or []), out)
     _end(run_flow(config, out=out, overrides=override or [], overwrite=overwrite), out)
+
+
+def _dry_flow(name: str, config: Any, out: Path) -> None:
+    from pplscape.cost import count_parameters, flow_costs
+    from pplscape.flow import model_path
+    from pplscape.stages.prepare import survey
+    from pplscape.text.inputs import resolve_inputs
+
+    found = survey(resolve_inputs(config.corpus))
+    pool = int(min(found["tokens"] * config.sample, config.limit_tokens or found["tokens"]))
+    costs = flow_costs(config, pool, count_parameters(model_path(config.model)))
+    lines = [f"{what}: {cost}" for what, cost in costs]
+    total = sum(cost.seconds for _, cost in costs)
+    _dry(
+        name,
+        [f"{found['files']} files, about {pool:,} tokens"],
+        out,
+        "\n          ".join([*lines, f"about {total:,.0f} s"]),
+    )
 
 
 def _end(report: Path, out: Path) -> None:

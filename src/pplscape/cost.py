@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from pplscape.config import RunConfig
 from pplscape.manifest import read_json
 
 SCORE_FLOPS, TRAIN_FLOPS = 2, 6
@@ -37,6 +39,25 @@ def estimate(tokens: int, n_params: int, flops_per_token: int) -> Cost:
     return Cost(tokens, flops, flops / (UTILISATION * matmul_rate()))
 
 
+def flow_costs(config: RunConfig, pool_tokens: int, n_params: int) -> list[tuple[str, Cost]]:
+    """What a whole run will compute, stage by stage: scoring, pilots, measuring them, and the arms at the end."""
+    from pplscape.design import SIZE_FACTORS
+    from pplscape.draw.budget import parse_budget
+
+    runs = (config.pilots.designed + config.pilots.random_seeds) * len(SIZE_FACTORS)
+    arms = (2 + len(config.baselines)) * config.arm_seeds
+    heldout = config.valid_tokens + config.general_tokens
+    trained = arms * parse_budget(config.budget, pool_tokens)
+    return [
+        ("scoring", estimate(pool_tokens, n_params, SCORE_FLOPS)),
+        ("pilots", estimate(config.pilots.tokens, n_params, TRAIN_FLOPS)),
+        ("measuring pilots", estimate(runs * heldout, n_params, SCORE_FLOPS)),
+        (f"{arms} arms", estimate(trained, n_params, TRAIN_FLOPS)),
+        ("measuring arms", estimate((arms + 1) * (heldout + config.test_tokens), n_params, SCORE_FLOPS)),
+    ]
+
+
+@cache
 def matmul_rate(size: int = 1024) -> float:
     """FLOP/s of one fp32 matrix product of this size here and now (best of three)."""
     a = np.ones((size, size), dtype=np.float32)

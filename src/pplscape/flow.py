@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import resources
@@ -11,7 +10,7 @@ from typing import Any
 
 from pplscape.config import RunConfig, load_config, parse_config
 from pplscape.errors import UserError
-from pplscape.manifest import write_atomic
+from pplscape.manifest import read_json, read_manifest, write_atomic
 from pplscape.stages.compare import compare
 from pplscape.stages.evaluate import evaluate
 from pplscape.stages.fit import fit
@@ -30,6 +29,7 @@ DEMO_MODEL = "demo"
 DEMO_FILE_BYTES, DEMO_BYTES_PER_TOKEN = 30_000, 8
 """Small files, so that the demo's pool holds many documents; enough bytes for its tokens, duplicates removed."""
 LAW_STRATEGIES = ("dos", "maxent", "allocate")
+COMPOSITION_FORMS = ("utility", "quadratic", "extended", "paper")
 
 
 def model_path(model: str) -> str:
@@ -82,7 +82,7 @@ class Flow:
 
     def law(self) -> None:
         c, out = self.config, self.out
-        n_params = json.loads((out / "scores" / "manifest.json").read_text())["counts"]["facts"]["n_params"]
+        n_params = read_manifest(out / "scores")["counts"]["facts"]["n_params"]
         plan(
             out / "landscape", budget=c.budget, pilot_tokens=c.pilots.tokens, out=out / "plan",
             designed=c.pilots.designed, random_seeds=c.pilots.random_seeds, recipe=c.training.recipe(),
@@ -118,8 +118,9 @@ class Flow:
     def _draw(self, strategy: str, seed: int) -> Path:
         """The chunks of one arm; no gate and no text, which the selection itself has."""
         law = self.out / "law" / "law.json" if strategy in LAW_STRATEGIES else None
+        form = self.challenger[1] if strategy == self.challenger[0] else None
         return select(
-            self.out / "scores", strategy=strategy, budget=self.config.budget, law=law, seed=seed,
+            self.out / "scores", strategy=strategy, budget=self.config.budget, law=law, form=form, seed=seed,
             out=self.out / "draws" / f"{strategy}-{seed}", **self.again,
         )  # fmt: skip
 
@@ -138,10 +139,24 @@ class Flow:
                 evaluations.append(self._evaluate(str(trained), label))
         compare(evaluations, out=self.out / "comparison", **self.again)
 
+    @cached_property
+    def challenger(self) -> tuple[str, str | None]:
+        """(strategy, form) to measure against random: the selection's own, or, where the law advises random, the
+        choice of the law of composition that predicts best. So the advice is measured, too.
+        """
+        chosen = read_json(self.out / "selection" / "selection.json", "select")
+        if chosen["candidate"] or chosen["used"] != "random":
+            return chosen["candidate"] or chosen["used"], None
+        fitted = [c for c in read_json(self.out / "law" / "law.json", "fit")["choice"] if not c["skipped"]]
+        composed = [c for c in fitted if c["form"].partition(":")[0] in COMPOSITION_FORMS]
+        if not composed:
+            return "mid", None
+        best = min(composed, key=lambda c: c["cv_mae"])["form"]
+        return ("allocate" if best.startswith("utility") else "maxent"), best
+
     def strategies(self) -> list[str]:
-        """Random, the law's choice (also when the gate advises against it: that is then measured), baselines."""
-        chosen = json.loads((self.out / "selection" / "selection.json").read_text())
-        return list(dict.fromkeys(["random", chosen["candidate"] or chosen["used"], *self.config.baselines]))
+        """Random, the challenger, baselines."""
+        return list(dict.fromkeys(["random", self.challenger[0], *self.config.baselines]))
 
     def _evaluate(self, model: str, label: str) -> Path:
         return evaluate(

@@ -188,14 +188,14 @@ class StageFolder:
         known = key_file.read_text() if key_file.exists() else None
         if known is None and (self.partial / MANIFEST).exists():  # killed between the manifest and the rename
             known = read_manifest(self.partial)["key"]
-        if known is not None and known != self.key:
+        done = [p for p in self.partial.iterdir() if p.name not in OWN]
+        if done and known is not None and known != self.key:
             if not self.overwrite:
                 raise StaleOutput(
                     f"{self.partial} holds unfinished work of another configuration; delete it or pass --overwrite."
                 )
-            for path in self.partial.iterdir():
-                if path.name != ".lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in done:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_atomic(key_file, self.key.encode())
 
     def __exit__(self, *_: object) -> None:

@@ -189,3 +189,46 @@ def test_a_chat_model_is_warned_about(tiny_model_dir: Path, tmp_path: Path) -> N
     engine.save(tmp_path)
     with pytest.warns(UserWarning, match="chat template"):
         TransformersEngine(str(tmp_path))
+
+
+def test_a_failed_step_leaves_nothing_behind(tiny_model_dir: Path) -> None:
+    """After a step that diverged, reset gives the results of a fresh engine: no NaN gradients are carried on."""
+    chunks = _chunks(400)
+    fresh = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    fresh.reset()
+    expected = [fresh.step(chunks, 1e-3) for _ in range(2)]
+    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine.reset()
+    with torch.no_grad():
+        next(engine.model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError):
+        engine.step(chunks, 1e-3)
+    engine.reset()
+    assert [engine.step(chunks, 1e-3) for _ in range(2)] == expected
+
+
+def test_a_bidirectional_model_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        initializer_range=0.5,
+    )  # fmt: skip
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="not causal"):
+        TransformersEngine(str(tmp_path))
+
+
+@pytest.mark.parametrize(("dtype", "train"), [("fp16", False), ("float16", True)])
+def test_unusable_dtypes_are_refused(dtype: str, train: bool, tiny_model_dir: Path) -> None:
+    with pytest.raises(UserError, match="choose one of auto, float32"):
+        TransformersEngine(str(tiny_model_dir), dtype=dtype, train=train)
+
+
+def test_other_weights_are_another_model(tiny_model_dir: Path, tmp_path: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine.reset()
+    engine.step(_chunks(400), 1e-2)
+    engine.save(tmp_path / tiny_model_dir.name)
+    assert TransformersEngine(str(tmp_path / tiny_model_dir.name)).facts.weights != engine.facts.weights

@@ -128,8 +128,29 @@ def test_evaluate_and_compare(bench: dict[str, Path], tmp_path: Path) -> None:
     other = evaluate(str(bench["model"]), heldout=bench["text"], out=tmp_path / "other", engine="fake")
     with pytest.raises(UserError, match="other documents"):
         compare([base, other], out=tmp_path / "c")
+    with pytest.raises(UserError, match="give every arm once"):
+        compare([base, base], out=tmp_path / "c")
+    with pytest.raises(UserError, match="no file or folder"):
+        compare([tmp_path / "nowhere"], out=tmp_path / "d")
 
 
 def test_too_little_text_is_said(bench: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to train on"):
         train(bench["text"], model=str(bench["model"]), out=tmp_path / "t", tokens=3, engine="fake")
+
+
+def test_rejected_text_is_counted(bench: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": 1, "text": "the dog the fox"}\n{"id": 2, "text": ""}\nbroken\n')
+    out = train(tmp_path / "t.jsonl", model=str(bench["model"]), out=tmp_path / "o", recipe=RECIPE, engine="fake")
+    assert sum(read_manifest(out)["counts"]["rejected"].values()) == 2
+
+
+def test_another_seed_draws_other_chunks(bench: dict[str, Path], tmp_path: Path) -> None:
+    def means(seed: int) -> list[float]:
+        folder = pilot(
+            bench["plan"], model=str(bench["model"]), scores=bench["scores"], corpus=bench["prepared"],
+            out=tmp_path / f"p{seed}", engine="fake", seed=seed,
+        )  # fmt: skip
+        return [json.loads(line)["nll_mean"] for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+    assert means(0) != means(1)

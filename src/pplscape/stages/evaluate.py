@@ -24,7 +24,8 @@ VERSION = 3
 
 def evaluate(
     model: str, *, heldout: Path | str, out: Path | str, general: Sequence[str] | None = None,
-    engine: str = "transformers", revision: str | None = None, dtype: str = "auto", chunk_tokens: int = 512, overwrite: bool = False,
+    engine: str = "transformers",
+    revision: str | None = None, dtype: str = "auto", chunk_tokens: int = 512, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/eval.jsonl, one line a document: split (valid, test or general), n_tokens, n_bytes, nll_sum (nats).
 

@@ -32,7 +32,8 @@ MEMBERSHIP_STREAM = 7_001
 
 def pilot(
     plan: Path | str, *, model: str, scores: Path | str, corpus: Path | str, out: Path | str,
-    general: Sequence[str] | None = None, engine: str = "transformers", revision: str | None = None, dtype: str = "auto", seed: int = 0,
+    general: Sequence[str] | None = None, engine: str = "transformers",
+    revision: str | None = None, dtype: str = "auto", seed: int = 0,
     overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/runs.jsonl (`schema.RUN_FIELDS`), one line a run. A finished trunk survives a kill.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pplscape.cost import estimate
 from pplscape.design import Fine, choose_regimes, choose_sizes, diagnose, trunk_tokens
 from pplscape.draw.budget import parse_budget
 from pplscape.errors import UserError
@@ -96,7 +97,10 @@ def summary(folder: Path) -> str:
         f"{r['name']:<14}{r['seed']:>5}{r['target_mean']:>8.3f}{r['target_std']:>8.3f}" for r in content["regimes"]
     ]
     sizes = ", ".join(f"{s:,}" for s in content["sizes"])
-    flops = f", {cost['flops']:.2e} FLOPs" if cost["flops"] else ""
+    flops = ""
+    if cost["flops"]:
+        expected = estimate(cost["tokens"], cost["flops"] // cost["tokens"], 1).seconds
+        flops = f", {cost['flops']:.2e} FLOPs, about {expected:,.0f} s on this CPU, measuring them not counted"
     return "\n".join(
         [
             *lines,

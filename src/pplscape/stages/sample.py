@@ -17,7 +17,8 @@ VERSION = 1
 
 
 def sample(
-    model: str, *, out: Path | str, tokens: int = 12_288, length: int = 256, engine: str = "transformers", revision: str | None = None,
+    model: str, *, out: Path | str, tokens: int = 12_288, length: int = 256, engine: str = "transformers",
+    revision: str | None = None,
     seed: int = 0, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/general.jsonl (id, text): about `tokens` tokens of samples of `length` tokens, temperature 1."""

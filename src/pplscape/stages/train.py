@@ -32,7 +32,8 @@ ORDER_STREAM = 9_001
 
 def train(
     subset: Path | str, *, model: str, out: Path | str, corpus: Path | str | None = None, tokens: int | None = None,
-    recipe: Recipe | None = None, general: Sequence[str] | None = None, engine: str = "transformers", revision: str | None = None,
+    recipe: Recipe | None = None, general: Sequence[str] | None = None, engine: str = "transformers",
+    revision: str | None = None,
     dtype: str = "auto", chunk_tokens: int = 512, seed: int = 0, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/model/ (safetensors + tokenizer) and OUT/train.jsonl (one line a step).
