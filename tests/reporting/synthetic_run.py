@@ -101,7 +101,15 @@ def write_pilots(run: Path, evil: str) -> None:
 def comparison(seed: int = 3) -> dict:
     rng = np.random.default_rng(seed)
     arms = [
-        {"strategy": "base", "seed": 0, "tokens": 0, "loss": BASE, "bits_per_byte": 1.805, "loss_general": BASE_GENERAL}
+        {
+            "strategy": "base",
+            "seed": 0,
+            "tokens": 0,
+            "loss": BASE,
+            "bits_per_byte": 1.805,
+            "loss_valid": BASE,
+            "loss_general": BASE_GENERAL,
+        }
     ]
     shift = {"random": 0.0, "allocate": -0.035, "dos": 0.006, "low": 0.09}
     for s in range(4):
@@ -109,6 +117,7 @@ def comparison(seed: int = 3) -> dict:
         for name, gain in shift.items():
             loss = common + gain + rng.normal(scale=0.004)
             arms.append({"strategy": name, "seed": s, "tokens": 100_000, "loss": loss, "bits_per_byte": loss * 0.37,
+                         "loss_valid": loss,
                          "loss_general": BASE_GENERAL + 0.4 + gain / 2 + rng.normal(scale=0.01)})  # fmt: skip
     return compare_arms(arms)
 

@@ -30,7 +30,7 @@ def test_same_run_same_bytes(run, tmp_path):
         shutil.rmtree(run / stage)
     one, two = (report(run, out=tmp_path / name) for name in "ab")
     names = sorted(p.relative_to(one) for p in one.rglob("*.*"))
-    assert len(names) == 5
+    assert len(names) == 6  # the page, its tables, two figures as PNG and SVG
     for name in names:
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
