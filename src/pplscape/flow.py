@@ -29,7 +29,6 @@ DEMO_MODEL = "demo"
 DEMO_FILE_BYTES, DEMO_BYTES_PER_TOKEN = 30_000, 8
 """Small files, so that the demo's pool holds many documents; enough bytes for its tokens, duplicates removed."""
 LAW_STRATEGIES = ("dos", "maxent", "allocate")
-COMPOSITION_FORMS = ("utility", "quadratic", "extended", "paper")
 
 
 def model_path(model: str) -> str:
@@ -137,22 +136,17 @@ class Flow:
                     chunk_tokens=self.config.chunk_tokens, **self.engine, **self.again,
                 )  # fmt: skip
                 evaluations.append(self._evaluate(str(trained), label))
-        compare(evaluations, out=self.out / "comparison", **self.again)
+        compare(evaluations, out=self.out / "comparison", overwrite=True)  # cheap, and follows the arms
 
     @cached_property
     def challenger(self) -> tuple[str, str | None]:
-        """(strategy, form) to measure against random: the selection's own, or, where the law advises random, the
-        choice of the law of composition that predicts best. So the advice is measured, too.
+        """(strategy, form) to measure against random: the law's choice, also where the gate did not let it pass, so
+        that the advice is measured, too; without one, the selection's own strategy or the middle of the landscape.
         """
         chosen = read_json(self.out / "selection" / "selection.json", "select")
-        if chosen["candidate"] or chosen["used"] != "random":
-            return chosen["candidate"] or chosen["used"], None
-        fitted = [c for c in read_json(self.out / "law" / "law.json", "fit")["choice"] if not c["skipped"]]
-        composed = [c for c in fitted if c["form"].partition(":")[0] in COMPOSITION_FORMS]
-        if not composed:
-            return "mid", None
-        best = min(composed, key=lambda c: c["cv_mae"])["form"]
-        return ("allocate" if best.startswith("utility") else "maxent"), best
+        if chosen["candidate"]:
+            return chosen["candidate"], chosen["law"]["form"]
+        return (chosen["used"] if chosen["used"] != "random" else "mid"), None
 
     def strategies(self) -> list[str]:
         """Random, the challenger, baselines."""

@@ -30,6 +30,18 @@ def candidate(law: Law) -> str | None:
     return "maxent" if target_of(law) else None
 
 
+def challenger(law: Law) -> Law:
+    """The entry that `auto` puts before the gate: the law itself, or, where it says that composition does not matter,
+    the law of composition with the smallest cross-validation error. The gate, not the choice of law, guards against
+    chance: it chooses the law again in every resample.
+    """
+    if candidate(law):
+        return law
+    errors = {c["form"]: c["cv_mae"] for c in law.choice if c.get("cv_mae") is not None}
+    entries = [e for e in law.alternatives if candidate(e) and e.form in errors]
+    return min(entries, key=lambda e: errors[e.form]) if entries else law
+
+
 def target_of(law: Law) -> Target | None:
     """Where a moment law wants the subset, on the law's scale; None if it has no such place.
 

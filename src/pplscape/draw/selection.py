@@ -62,7 +62,8 @@ class Selection:
     def run(self, strategy: str) -> tuple[dict[str, Any], Draw]:
         """Content of selection.json and the draw it describes."""
         law, warnings = self.judge.law, list(self.judge.warnings)
-        wanted = strategy if strategy != "auto" else (candidate(law) if law else None) or "random"
+        entry = law.alternative(self.judge.form) if law and self.judge.form else law
+        wanted = strategy if strategy != "auto" else (candidate(entry) if entry else None) or "random"
         drawn = chosen = self.draw(wanted, self.budget)
         view = seen = self.outlook(wanted, drawn)
         gate = view.gate if view and self._has_gate(strategy, wanted) else None
@@ -84,7 +85,7 @@ class Selection:
             **found,
             "target": chosen.facts.get("target"),
             "draw": {k: v for k, v in chosen.facts.items() if k != "target"},
-            "law": {"form": law.form, "scale": law.scale} if law else None,
+            "law": {"form": entry.form, "scale": entry.scale, "chosen": law.form} if law and entry else None,
             "predicted": seen.predicted if seen else None,
             "candidate_predicted": view.predicted if view and used != wanted else None,
             "gate": asdict(gate) if gate else None,

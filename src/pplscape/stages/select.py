@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pplscape.draw.auto import challenger
 from pplscape.draw.budget import parse_budget
 from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Draw, Pool
@@ -24,7 +25,7 @@ from pplscape.text.cutback import write_subset
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns
 
-VERSION = 1
+VERSION = 2
 PART_ROWS = 1_000_000
 
 
@@ -64,6 +65,8 @@ def select(
             tokens = _budget_of(pool, strategy, budget, max_epochs)
             fitted = Law.from_json(Path(law)) if law else None
             pilots = read_runs(Path(runs), dict(columns or {})) if runs and fitted else None
+            if strategy == "auto" and fitted and not form:
+                form = challenger(fitted).form
             judge = judge_of(pool, fitted, pilots, form, resamples, seed)
             content, chosen = Selection(pool, tokens, seed, options, judge).run(strategy)
             _write(folder, pool, content, chosen, corpus, text_columns)
