@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pplscape.draw.auto import candidate, entry_for, loss_of, tell, utility_of
+from pplscape.draw.auto import candidate, challenger, entry_for, loss_of, tell, utility_of
 from pplscape.draw.options import Options, Target
 from pplscape.errors import UserError
 from pplscape.laws.forms.base import Frame
@@ -24,6 +24,18 @@ def test_each_form_has_its_strategy():
     assert [candidate(law) for law in (UTILITY, PAPER, MONOTONE, SIZE_ONLY, NO_OPTIMUM)] == [
         "allocate", "maxent", "maxent", None, None,
     ]  # fmt: skip
+
+
+def test_the_gate_is_asked_about_the_best_law_of_composition():
+    choice = [
+        {"form": "monotone", "cv_mae": 0.03},
+        {"form": "utility", "cv_mae": 0.02},
+        {"form": "d-only", "cv_mae": 0.01},
+    ]
+    law = Law(**{**vars(SIZE_ONLY), "alternatives": [MONOTONE, UTILITY, NO_OPTIMUM], "choice": choice})
+    assert challenger(law) is UTILITY
+    assert challenger(PAPER) is PAPER
+    assert challenger(SIZE_ONLY) is SIZE_ONLY
 
 
 def test_entries_of_law_json():
