@@ -26,7 +26,7 @@ def test_efficiency_is_the_quality_and_gains_are_paired():
     assert view.predicted["efficiency"]["factor"] == pytest.approx(2.0, rel=2e-3)
     assert view.predicted["efficiency"]["low"] == pytest.approx(2.0, rel=2e-3)
     assert view.predicted["efficiency"]["censored"] is None
-    assert view.predicted["gain"] == pytest.approx({"mean": gain, "low": gain, "high": gain})
+    assert view.predicted["gain"] == pytest.approx({"mean": gain, "law": gain, "low": gain, "high": gain})
     assert view.gate.passes
     assert [p["tokens"] for p in view.curve] == [500, 2000]
     assert view.curve[0]["selection"]["loss"] == pytest.approx(3 + 1000**-0.5)

@@ -142,7 +142,7 @@ def test_auto_follows_the_law_when_the_gate_passes(scores: Path, fitted: dict[st
     assert found["gate"]["resamples"] == 30
     seen = found["predicted"]
     assert seen["selection"]["low"] < seen["selection"]["loss"] < seen["selection"]["high"]
-    assert seen["gain"]["mean"] == pytest.approx(seen["random"]["loss"] - seen["selection"]["loss"])
+    assert seen["gain"]["law"] == pytest.approx(seen["random"]["loss"] - seen["selection"]["loss"])
     assert seen["gain"]["low"] < seen["gain"]["mean"] < seen["gain"]["high"]
     assert seen["efficiency"]["factor"] > 1.2
     assert len(found["budget_curve"]) >= 8

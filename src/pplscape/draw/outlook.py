@@ -17,6 +17,7 @@ from pplscape.runs import Compositions
 from pplscape.statistics import Floats
 
 LEVEL = 0.9
+QUANTILES = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
 REACH = 8.0
 """Tokens saved are looked for between 1/REACH and REACH times the budget, and censored beyond."""
 Predict = Callable[[Compositions], Floats]
@@ -80,7 +81,7 @@ def look(
     predicted = {
         "selection": at(0),
         "random": at(1),
-        "gain": {"mean": number(loss[1] - loss[0]), **_band(gain)},
+        "gain": _gain(float(loss[1] - loss[0]), gain),
         "efficiency": efficiency(grid / tokens, loss[2:end], loss[0], draws),
         "level": LEVEL,
     }
@@ -97,11 +98,12 @@ def efficiency(factors: Floats, random_loss: Floats, loss: float, draws: Floats 
     Censored (at `factors`' ends) when random does not reach the loss, or is better already, within the grid.
     """
     factor = crossing(factors, random_loss, loss)
-    found = {"factor": factor, "low": None, "high": None, "censored": _censored(factors, factor)}
+    found: dict[str, Any] = {"factor": factor, "low": None, "high": None, "censored": _censored(factors, factor)}
     if draws is not None:
         each = [crossing(factors, d[2 : 2 + len(factors)], d[0]) for d in draws if np.all(np.isfinite(d))]
         if each:
-            found["low"], found["high"] = (float(np.quantile(each, q)) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+            found["low"], found["factor"], found["high"] = (float(q) for q in np.quantile(each, QUANTILES))
+            found["censored"] = _censored(factors, found["factor"])
     return found
 
 
@@ -124,12 +126,15 @@ def number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _band(gain: Floats | None) -> dict[str, Any]:
-    good = None if gain is None else gain[np.isfinite(gain)]
+def _gain(by_law: float, draws: Floats | None) -> dict[str, Any]:
+    """Gain over random: `mean` is the median over resamples. The law's own figure, `law`, is kept beside it: on the
+    selection that was optimised under that very law it is too good (winner's curse).
+    """
+    good = None if draws is None else draws[np.isfinite(draws)]
     if good is None or not len(good):
-        return {"low": None, "high": None}
-    low, high = np.quantile(good, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"low": float(low), "high": float(high)}
+        return {"mean": number(by_law), "law": number(by_law), "low": None, "high": None}
+    low, middle, high = np.quantile(good, QUANTILES)
+    return {"mean": float(middle), "law": number(by_law), "low": float(low), "high": float(high)}
 
 
 def _censored(factors: Floats, factor: float) -> str | None:

@@ -25,7 +25,7 @@ from pplscape.text.cutback import write_subset
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns
 
-VERSION = 2
+VERSION = 3
 PART_ROWS = 1_000_000
 
 
