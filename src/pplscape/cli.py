@@ -178,13 +178,15 @@ def _keep(text: str) -> Any:
 
 @app.command()
 def score(
-    prepared: Annotated[Path, typer.Argument(help="The prepared folder.")],
+    inputs: Annotated[list[str], typer.Argument(help="A prepared folder, or files, folders, globs, URLs.")],
     model: Model,
     out: Out,
     engine: Engine = "transformers",
     revision: str | None = None,
     dtype: Dtype = "auto",
     bos: Annotated[str, typer.Option(help="auto, none, bos or eos.")] = "auto",
+    chunk_tokens: Annotated[int, typer.Option(help="Of inputs that are not prepared yet.")] = 512,
+    min_tokens: Annotated[int, typer.Option(help="Of inputs that are not prepared yet.")] = 64,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -193,19 +195,22 @@ def score(
     from pplscape.flow import model_path
 
     if dry_run:
-        return _dry("score", [prepared], out, _model_cost(model, prepared_tokens(prepared), False))
+        tokens = prepared_tokens(Path(inputs[0])) or _input_tokens(inputs)
+        return _dry("score", inputs, out, _model_cost(model, tokens, False))
     from pplscape.stages.score import score as stage
 
     stage(
-        prepared,
-        model=model_path(model),
-        out=out,
-        engine=engine,
-        revision=revision,
-        dtype=dtype,
-        bos=bos,
-        overwrite=overwrite,
-    )
+        inputs, model=model_path(model), out=out, engine=engine, revision=revision, dtype=dtype, bos=bos,
+        chunk_tokens=chunk_tokens, min_tokens=min_tokens, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _input_tokens(inputs: Sequence[str]) -> int:
+    """Roughly how many tokens the inputs hold."""
+    from pplscape.stages.prepare import survey
+    from pplscape.text.inputs import resolve_inputs
+
+    return int(survey(resolve_inputs(inputs))["tokens"])
 
 
 @app.command()

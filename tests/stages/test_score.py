@@ -100,3 +100,13 @@ def test_empty_part(tiny_tokenizer_dir: Path) -> None:
     scores, rejected = score_part(FakeEngine(str(tiny_tokenizer_dir)), schema.CHUNKS.empty_table(), [])
     assert scores.num_rows == rejected.num_rows == 0
     assert isinstance(scores, pa.Table)
+
+
+def test_plain_inputs_are_prepared_first(corpus: Path, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    out = score(
+        [str(corpus.parent / "c.jsonl")], model=str(tiny_tokenizer_dir), engine="fake", out=tmp_path / "scores",
+        chunk_tokens=64, min_tokens=16,
+    )  # fmt: skip
+    everything = Prepared(tmp_path / "scores-prepared")
+    assert everything.parts("valid") == everything.parts("test") == []
+    assert read_manifest(out)["counts"]["out"] == everything.chunks("pool").num_rows > 60

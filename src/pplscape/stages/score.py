@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from pplscape import schema
 from pplscape.engines import load_engine
 from pplscape.engines.base import Engine
-from pplscape.manifest import StageFolder, read_manifest
+from pplscape.manifest import MANIFEST, StageFolder, read_manifest
 from pplscape.progress import Progress
+from pplscape.stages.prepare import prepare
 from pplscape.text.prepared import Prepared
 
 VERSION = 2
@@ -23,15 +24,19 @@ SLICE_CHUNKS = 1024
 
 
 def score(
-    prepared: Path | str, *, model: str, out: Path | str, engine: str = "transformers", revision: str | None = None,
-    dtype: str = "auto", bos: str = "auto", split: str = "pool", overwrite: bool = False,
+    inputs: Path | str | Sequence[str], *, model: str, out: Path | str, engine: str = "transformers",
+    revision: str | None = None, dtype: str = "auto", bos: str = "auto", chunk_tokens: int = 512, min_tokens: int = 64,
+    split: str = "pool", overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/part-*.parquet (`schema.SCORES`), one part per prepared part, and OUT/rejected/.
 
-    Each finished part survives a kill. Rows that cannot be scored are rejected with a reason, never dropped.
+    `inputs`: a prepared folder, or what `prepare` reads: it is then prepared without held-out text into a folder beside
+    OUT (`OUT-prepared`), in chunks of `chunk_tokens`. Each finished part survives a kill. Rows that cannot
+    be scored are rejected with a reason, never dropped.
     UserError: the model's tokenizer is not the one the chunks were cut with.
     """
-    corpus = Prepared(Path(prepared))
+    prepared = _prepared(inputs, model, Path(out), revision, chunk_tokens, min_tokens, overwrite)
+    corpus = Prepared(prepared)
     scorer = load_engine(engine, model, revision=revision, dtype=dtype, bos=bos)
     corpus.check_tokenizer(scorer.facts.tokenizer, scorer.facts.model)
     config = {**scorer.facts.as_dict(), "split": split, "batch_tokens": getattr(scorer, "batch_tokens", None)}
@@ -40,7 +45,7 @@ def score(
         stage="score",
         version=VERSION,
         config=config,
-        inputs={"prepared": Path(prepared)},
+        inputs={"prepared": prepared},
         overwrite=overwrite,
     ) as folder:
         if not folder.finished:
@@ -48,6 +53,19 @@ def score(
             facts = {**scorer.facts.as_dict(), "chunk_tokens": corpus.manifest["config"]["chunk_tokens"]}
             folder.finish({**counts, "facts": facts})
     return Path(out)
+
+
+def _prepared(
+    inputs: Path | str | Sequence[str], model: str, out: Path, revision: str | None, chunk_tokens: int, min_tokens: int,
+    overwrite: bool,
+) -> Path:  # fmt: skip
+    patterns = [str(inputs)] if isinstance(inputs, Path | str) else [str(i) for i in inputs]
+    if len(patterns) == 1 and (Path(patterns[0]) / MANIFEST).exists():
+        return Path(patterns[0])
+    return prepare(
+        patterns, model=model, out=out.with_name(f"{out.name}-prepared"), valid=0, test=0, chunk_tokens=chunk_tokens,
+        min_tokens=min_tokens, revision=revision, overwrite=overwrite,
+    )  # fmt: skip
 
 
 def _score_parts(corpus: Prepared, split: str, engine: Engine, folder: StageFolder) -> dict[str, Any]:
