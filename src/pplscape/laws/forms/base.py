@@ -6,6 +6,7 @@ moves; `params` are the same numbers under the names and units of the published 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -71,7 +72,7 @@ EXPONENT = 0.3
 """Typical exponent of loss in training tokens (0.28-0.37 in arXiv 2203.15556 and its replications)."""
 
 
-class Form:
+class Form(ABC):
     """A law's form. Subclasses state the formula, its source and the class constants below."""
 
     name: ClassVar[str]
@@ -113,25 +114,25 @@ class Form:
         """The frame with the constants that this form takes from the pilots."""
         return frame
 
+    @abstractmethod
     def data(self, compositions: Compositions, frame: Frame) -> Data:
         """What `evaluate` needs of n compositions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def names(self, frame: Frame) -> tuple[str, ...]:
         """Names of `params`, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
         """theta [B, p] -> (ln of the predicted loss [B, n], its derivative [B, n, p] or None)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
         """Candidates theta [B, C, p] for losses [B, n] and weights [B, n] (0 = left out) by variable projection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bounds(self, frame: Frame, smallest: Floats) -> tuple[Floats, Floats]:
         """Box [B, p], [B, p] on theta; no irreducible loss lies above `smallest` [B], the smallest loss in the fit."""
-        raise NotImplementedError
 
     def basis(self, data: Data, frame: Frame) -> Floats:
         """[p, p] linear map from well-conditioned steps to theta. A bounded parameter's row is 0 but for a positive
