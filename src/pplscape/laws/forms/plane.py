@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 
 from pplscape.laws.forms.base import Floats, Form
@@ -18,9 +20,9 @@ class PlaneForm(Form):
         """Inverse of `plane`."""
         return plane
 
+    @abstractmethod
     def surface(self, params: Floats, points: Floats) -> tuple[Floats, Floats, Floats]:
         """g [B, n], its gradient [B, n, 2] and Hessian [B, n, 2, 2] at points [n, 2] or [B, n, 2] of the plane."""
-        raise NotImplementedError
 
     def log_gap(self, params: Floats, tokens: float) -> Floats:
         """ln(Dc D^-aD) [B] for parameters [B, p] at D tokens: the loss gap where g is 0."""
