@@ -62,8 +62,11 @@ class RunConfig(_Strict):
     training: Training = Training()
     text_column: str = Field(default="text", description="dotted path of the text")
     id_column: str = Field(default="id", description="dotted path of the id")
+    eval_column: str | None = Field(default=None, description="dotted path of the text of `eval`; default: text_column")
     near_duplicates: Literal["remove", "keep"] | int = "remove"
     revision: str | None = Field(default=None, description="of a model on the hub")
+    bos: Literal["auto", "none", "bos", "eos"] = Field(default="auto", description="token put before every chunk")
+    context: int = Field(default=0, ge=0, description="tokens of left context that chunks are scored after")
     chunk_tokens: int = Field(default=512, gt=0)
     min_tokens: int = Field(default=64, gt=0, description="shorter remainders are rejected")
     bins: int = Field(default=10, ge=2, le=50)
@@ -75,6 +78,8 @@ class RunConfig(_Strict):
     forms: list[str] | None = Field(default=None, description="laws to fit; default: all the runs permit")
     bootstrap: int = Field(default=500, ge=0)
     strategy: str = "auto"
+    max_epochs: float = Field(default=1.0, ge=1, description="most repeats of a bin's tokens (strategy allocate)")
+    resamples: int = Field(default=200, ge=0, description="how often the gate redoes the choice of the law; 0: no gate")
     baselines: list[str] = Field(default=[], description="strategies measured besides random and the law's choice")
     arm_seeds: int = Field(default=3, ge=1)
     engine: Literal["transformers", "fake"] = "transformers"
@@ -99,6 +104,11 @@ class RunConfig(_Strict):
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply `a.b=value` overrides. UserError with the field and what is wrong with it."""
+    return parse_config(read_yaml(path, overrides), str(path))
+
+
+def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of a YAML file with `a.b=value` overrides. UserError if it is not a mapping."""
     try:
         content = yaml.load(Path(path).read_text(), Loader=_NumericSafeLoader)  # noqa: S506
     except FileNotFoundError:
@@ -109,9 +119,26 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold `key: value` lines, not {type(content).__name__}.")
+    return with_overrides(content, overrides)
+
+
+def with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`content` with `a.b=value` applied in place, the values read as YAML."""
     for override in overrides:
         _apply(content, override)
-    return parse_config(content, str(path))
+    return content
+
+
+def parse_part(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """Checked values of a configuration that need not be whole, by dotted key: what single stages take from it."""
+    pilots: Any = content.get("pilots", {})
+    pilots = {"tokens": 1, **pilots} if isinstance(pilots, dict) else pilots
+    needed: dict[str, Any] = {"model": "-", "corpus": ["-"], "budget": "1"}
+    values = parse_config({**needed, **content, "pilots": pilots}, where).model_dump()
+    found: dict[str, Any] = {}
+    for key, given in content.items():
+        found |= {f"{key}.{k}": values[key][k] for k in given} if isinstance(given, dict) else {key: values[key]}
+    return found
 
 
 def parse_config(content: dict[str, Any], where: str) -> RunConfig:

@@ -73,12 +73,9 @@ def count_parameters(model: str) -> int:
     """Parameters of a model from its configuration alone; nothing is loaded. 0 for a folder without one."""
     if Path(model).exists() and not (Path(model) / "config.json").exists():
         return 0
-    import torch
-    import transformers
+    from pplscape.engines.transformers import load_model_config, n_parameters
 
-    config = transformers.AutoConfig.from_pretrained(model)
-    with torch.device("meta"):
-        return sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters())
+    return n_parameters(load_model_config(model))
 
 
 def prepared_tokens(prepared: Path, split: str = "pool") -> int:

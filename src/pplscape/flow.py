@@ -59,7 +59,7 @@ class Flow:
     def __init__(self, config: RunConfig, out: Path, overwrite: bool):
         self.config, self.out, self.overwrite = config, out, overwrite
         self.model = model_path(config.model)
-        self.engine: Any = {"engine": config.engine, "revision": config.revision}
+        self.engine: Any = {"engine": config.engine, "revision": config.revision, "bos": config.bos}
         self.again: Any = {"overwrite": overwrite}
 
     def write_config(self) -> None:
@@ -71,10 +71,14 @@ class Flow:
         prepare(
             c.corpus, model=self.model, out=out / "prepared", heldout=c.heldout, eval=c.eval,
             chunk_tokens=c.chunk_tokens, min_tokens=c.min_tokens, valid=c.valid_tokens, test=c.test_tokens,
-            columns=Columns(text=c.text_column, id=c.id_column), near_duplicates=c.near_duplicates,
+            columns=Columns(text=c.text_column, id=c.id_column),
+            eval_columns=Columns(text=c.eval_column) if c.eval_column else None, near_duplicates=c.near_duplicates,
             sample=c.sample, limit_tokens=c.limit_tokens, seed=c.seed, revision=c.revision, **self.again,
         )  # fmt: skip
-        score(out / "prepared", model=self.model, out=out / "scores", dtype=c.score_dtype, **self.engine, **self.again)
+        score(
+            out / "prepared", model=self.model, out=out / "scores", dtype=c.score_dtype, context=c.context,
+            **self.engine, **self.again,
+        )  # fmt: skip
         landscape(
             out / "scores", budget=c.budget, out=out / "landscape", n_bins=c.bins, corpus=out / "prepared", **self.again
         )
@@ -111,7 +115,7 @@ class Flow:
         select(
             self.out / "scores", strategy=self.config.strategy, budget=self.config.budget, out=self.out / "selection",
             law=self.out / "law" / "law.json", runs=self.out / "pilots" / "runs.jsonl", corpus=self.out / "prepared",
-            seed=self.config.seed, **self.again,
+            max_epochs=self.config.max_epochs, resamples=self.config.resamples, seed=self.config.seed, **self.again,
         )  # fmt: skip
 
     def _draw(self, strategy: str, seed: int) -> Path:

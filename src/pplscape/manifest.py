@@ -200,6 +200,8 @@ class StageFolder:
 
     def __exit__(self, *_: object) -> None:
         if hasattr(self, "_lock"):
+            if self.partial.exists() and all(p.name in OWN for p in self.partial.iterdir()):
+                shutil.rmtree(self.partial)  # a stage that failed before it wrote anything leaves nothing behind
             self._lock.close()
 
     def has(self, name: str) -> bool:

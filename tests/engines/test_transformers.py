@@ -179,7 +179,7 @@ def test_a_classifier_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> No
     config = transformers.T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="Cannot load the model"):
+    with pytest.raises(UserError, match="not a causal language model"):
         TransformersEngine(str(tmp_path))
 
 
@@ -217,7 +217,7 @@ def test_a_bidirectional_model_is_refused(tiny_tokenizer_dir: Path, tmp_path: Pa
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="not causal"):
-        TransformersEngine(str(tmp_path))
+        TransformersEngine(str(tmp_path)).nll([np.array([5, 6, 7], np.int32)])
 
 
 @pytest.mark.parametrize(("dtype", "train"), [("fp16", False), ("float16", True)])
@@ -232,3 +232,26 @@ def test_other_weights_are_another_model(tiny_model_dir: Path, tmp_path: Path) -
     engine.step(_chunks(400), 1e-2)
     engine.save(tmp_path / tiny_model_dir.name)
     assert TransformersEngine(str(tmp_path / tiny_model_dir.name)).facts.weights != engine.facts.weights
+
+
+def test_context_is_read_but_not_scored(tiny_model_dir: Path) -> None:
+    engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
+    chunks = _chunks(len(engine.tokenizer))
+    contexts = [c[: len(c) // 2] for c in reversed(chunks)]  # of many lengths, one of them empty
+    found = engine.nll(chunks, contexts)
+    for chunk, context, nll in zip(chunks, contexts, found, strict=True):
+        whole = _reference(str(tiny_model_dir), [engine.tokenizer.bos_token_id, *context.tolist(), *chunk.tolist()])
+        np.testing.assert_allclose(nll, whole[len(context) :], atol=1e-4)
+    bare = TransformersEngine(str(tiny_model_dir), dtype="float32", bos="none").nll(chunks, contexts)
+    for chunk, context, nll in zip(chunks, contexts, bare, strict=True):
+        assert len(nll) == len(chunk) - (len(context) == 0)  # without BOS, context alone gives the first token its loss
+
+
+def test_facts_need_no_weights(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
+    engine = TransformersEngine(str(tiny_model_dir))
+    assert engine.facts.n_params == sum(p.numel() for p in loaded.parameters())
+    assert engine.facts.weights
+    with pytest.raises(TypeError):
+        engine.nll(_chunks(len(engine.tokenizer)))

@@ -99,6 +99,31 @@ def test_pilots_record_forgetting(bench: dict[str, Path], tmp_path: Path) -> Non
     assert all(r["loss_general"] is not None and r["base_loss_general"] > 0 for r in rows)
 
 
+def test_pilots_are_measured_on_the_text_that_is_given(bench: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("the fox the dog " * 40)
+    arguments: Any = {"model": str(bench["model"]), "scores": bench["scores"], "corpus": bench["prepared"]}
+    folder = pilot(
+        bench["plan"], **arguments, out=tmp_path / "pilots", engine="fake", heldout=[str(tmp_path / "other.txt")]
+    )
+    row = json.loads((folder / "runs.jsonl").read_text().splitlines()[0])
+    engine = FakeEngine(str(bench["model"]))
+    ids = engine.encode(["the fox the dog " * 40])[0]
+    expected = np.concatenate(engine.nll([ids[i : i + 64] for i in range(0, len(ids), 64)])).mean()
+    assert row["base_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_pilots_refuse_scores_of_another_kind(bench: dict[str, Path], tmp_path: Path) -> None:
+    other = FakeEngine(str(bench["model"]))
+    other.step(other.encode(["the court the loss " * 100]), 1e-3)
+    other.save(tmp_path / "other")
+    with pytest.raises(UserError, match="scored with other weights"):
+        pilot(
+            bench["plan"], model=str(tmp_path / "other"), scores=bench["scores"], corpus=bench["prepared"],
+            out=tmp_path / "pilots", engine="fake",
+        )  # fmt: skip
+    assert not (tmp_path / "pilots.partial").exists()
+
+
 def test_train_from_text_stops_before_the_limit(bench: dict[str, Path], tmp_path: Path) -> None:
     out = train(
         bench["text"], model=str(bench["model"]), out=tmp_path / "t", tokens=1000, recipe=RECIPE, engine="fake",

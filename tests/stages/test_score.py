@@ -68,8 +68,8 @@ class Faulty(FakeEngine):
         found = super().encode(texts)
         return [found[0][:-1], *found[1:]]
 
-    def nll(self, chunks: list[Ids]) -> list[Nll]:  # type: ignore[override]
-        found = super().nll(chunks)
+    def nll(self, chunks: list[Ids], contexts: list[Ids] | None = None) -> list[Nll]:  # type: ignore[override]
+        found = super().nll(chunks, contexts)
         found[1] = np.full_like(found[1], np.nan)
         return found
 
@@ -110,3 +110,36 @@ def test_plain_inputs_are_prepared_first(corpus: Path, tiny_tokenizer_dir: Path,
     everything = Prepared(tmp_path / "scores-prepared")
     assert everything.parts("valid") == everything.parts("test") == []
     assert read_manifest(out)["counts"]["out"] == everything.chunks("pool").num_rows > 60
+
+
+def test_context_is_the_text_before_and_is_never_counted(corpus: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    plain = pq.read_table(score(corpus, model=str(tiny_model_dir), out=tmp_path / "plain") / "part-00000.parquet")
+    table = pq.read_table(
+        score(corpus, model=str(tiny_model_dir), out=tmp_path / "context", context=20) / "part-00000.parquet"
+    )
+    for name in ("doc_id", "chunk_index", "length", "n_tokens", "n_bytes"):
+        assert table[name].equals(plain[name])
+    from pplscape.engines.transformers import TransformersEngine
+
+    engine, prepared = TransformersEngine(str(tiny_model_dir)), Prepared(corpus)
+    texts = prepared.texts("pool", table)
+    whole = dict(zip(*(prepared.documents("pool", 0)[c].to_pylist() for c in ("doc_id", "text")), strict=True))
+    followed = 0
+    for i in range(0, table.num_rows, 7):
+        before = whole[table["doc_id"][i].as_py()][: table["char_start"][i].as_py()]
+        context, chunk = engine.encode([before])[0][-20:], engine.encode([texts[i]])[0]
+        (alone,) = engine.nll([chunk], [context])
+        assert table["nll_sum"][i].as_py() == pytest.approx(float(alone.astype(np.float64).sum()), abs=1e-3)
+        followed += len(context) > 0
+    assert followed, "some chunk follows another"
+
+
+def test_limits_belong_to_prepare(corpus: Path, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="prepared already"):
+        score(corpus, model=str(tiny_tokenizer_dir), engine="fake", out=tmp_path / "s", limit=3)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": i, "text": "the dog " * 40}) + "\n" for i in range(9)))
+    out = score(
+        [str(tmp_path / "in.jsonl")], model=str(tiny_tokenizer_dir), engine="fake", out=tmp_path / "s", limit=3,
+        min_tokens=8,
+    )  # fmt: skip
+    assert {r["doc_id"] for r in pq.read_table(out / "part-00000.parquet").to_pylist()} <= {"0", "1", "2"}

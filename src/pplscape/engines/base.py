@@ -45,8 +45,9 @@ class Engine(Protocol):
         """Token ids of each text, the tokenizer's own additions off."""
         ...
 
-    def nll(self, chunks: Sequence[Ids]) -> list[Nll]:
-        """Per-token NLL of each chunk; n_tokens = its length, one less where there is no BOS."""
+    def nll(self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None = None) -> list[Nll]:
+        """Per-token NLL of each chunk given the ids before it (BOS, then its context if any), which are not scored;
+        n_tokens = its length, one less where nothing stands before it."""
         ...
 
     def sample(self, n: int, length: int, seed: int) -> list[str]:

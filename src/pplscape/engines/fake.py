@@ -45,10 +45,11 @@ class FakeEngine:
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         return encode(self._tokenizer, texts)
 
-    def nll(self, chunks: Sequence[Ids]) -> list[Nll]:
+    def nll(self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None = None) -> list[Nll]:
         unigram = self.counts.sum(0) / self.counts.sum()
         table = -np.log((self.counts + PRIOR * unigram) / (self.counts.sum(1, keepdims=True) + PRIOR))
-        return [table[np.concatenate([[0], c[:-1]]), c].astype(np.float32) for c in chunks]
+        before = [int(c[-1]) if len(c) else 0 for c in contexts] if contexts else [0] * len(chunks)
+        return [table[np.concatenate([[b], c[:-1]]), c].astype(np.float32) for b, c in zip(before, chunks, strict=True)]
 
     def sample(self, n: int, length: int, seed: int) -> list[str]:
         rng = np.random.default_rng(seed)

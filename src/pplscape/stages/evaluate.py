@@ -24,8 +24,8 @@ VERSION = 3
 
 def evaluate(
     model: str, *, heldout: Path | str, out: Path | str, general: Sequence[str] | None = None,
-    engine: str = "transformers",
-    revision: str | None = None, dtype: str = "auto", chunk_tokens: int = 512, overwrite: bool = False,
+    engine: str = "transformers", revision: str | None = None, dtype: str = "auto", bos: str = "auto",
+    chunk_tokens: int = 512, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/eval.jsonl, one line a document: split (valid, test or general), n_tokens, n_bytes, nll_sum (nats).
 
@@ -33,7 +33,8 @@ def evaluate(
     """
     trained = Path(model) / "model"
     facts = _arm(Path(model))
-    scorer = load_engine(engine, str(trained if trained.exists() else model), dtype=dtype, revision=revision)
+    source = str(trained if trained.exists() else model)
+    scorer = load_engine(engine, source, dtype=dtype, revision=revision, bos=bos)
     config = {**scorer.facts.as_dict(), "arm": facts, "chunk_tokens": chunk_tokens}
     inputs: dict[str, Path | str] = {"heldout": Path(heldout)} if _is_stage(heldout) else {}
     inputs |= identities("heldout", None if _is_stage(heldout) else [str(heldout)])

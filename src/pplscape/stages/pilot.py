@@ -15,7 +15,7 @@ from pplscape.draw.pool import Pool
 from pplscape.engines import load_engine
 from pplscape.engines.base import Learner
 from pplscape.errors import UserError
-from pplscape.manifest import StageFolder, read_json
+from pplscape.manifest import StageFolder, read_json, read_manifest
 from pplscape.progress import Progress
 from pplscape.statistics import Bins, moments, on_scale
 from pplscape.text.inputs import identities
@@ -23,7 +23,7 @@ from pplscape.text.prepared import Prepared
 from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, Replay, Report, train_constant, train_cooldown
 from pplscape.training.schedule import Recipe
-from pplscape.training.texts import chunk_ids, heldout_of, read_general
+from pplscape.training.texts import chunk_ids, heldout_from_files, heldout_of, read_general
 
 VERSION = 2
 MEMBERSHIP_STREAM = 7_001
@@ -32,26 +32,43 @@ MEMBERSHIP_STREAM = 7_001
 
 def pilot(
     plan: Path | str, *, model: str, scores: Path | str, corpus: Path | str, out: Path | str,
-    general: Sequence[str] | None = None, engine: str = "transformers",
-    revision: str | None = None, dtype: str = "auto", seed: int = 0,
-    overwrite: bool = False,
+    heldout: Sequence[str] | None = None, general: Sequence[str] | None = None, engine: str = "transformers",
+    revision: str | None = None, dtype: str = "auto", bos: str = "auto", seed: int = 0, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/runs.jsonl (`schema.RUN_FIELDS`), one line a run. A finished trunk survives a kill.
 
-    `corpus`: the prepared folder; `general`: input files whose loss shows forgetting (and that replay draws from).
+    `corpus`: the prepared folder; `heldout`: input files to measure the loss on instead of its valid text; `general`:
+    input files whose loss shows forgetting (and that replay draws from).
     """
     content = read_json(Path(plan) / "plan.json", f"plan LANDSCAPE --budget T --pilot-tokens N --out {plan}")
-    learner = load_engine(engine, model, train=True, dtype=dtype, revision=revision)
+    learner = load_engine(engine, model, train=True, dtype=dtype, revision=revision, bos=bos)
+    check_scores(Path(scores), learner)
     inputs: dict[str, Path | str] = {"plan": Path(plan), "scores": Path(scores), "corpus": Path(corpus)}
-    inputs |= identities("general", general)
+    inputs |= identities("general", general) | identities("heldout", heldout)
     with StageFolder(
         Path(out), stage="pilot", version=VERSION, config=learner.facts.as_dict(), inputs=inputs, seed=seed,
         overwrite=overwrite,
     ) as folder:  # fmt: skip
         if not folder.finished:
-            bench = Bench(content, learner, Path(scores), Prepared(Path(corpus)), general, seed)
+            bench = Bench(content, learner, Path(scores), Prepared(Path(corpus)), heldout, general, seed)
             _run_all(bench, folder)
     return Path(out)
+
+
+def check_scores(scores: Path, learner: Learner) -> None:
+    """UserError if the scores are those of another base model or BOS policy: the law would mix two landscapes."""
+    facts = read_manifest(scores)["counts"]["facts"]
+    for name, words in (
+        ("tokenizer", "another tokenizer"),
+        ("weights", "other weights"),
+        ("bos", "another BOS policy"),
+    ):
+        mine = getattr(learner.facts, name)
+        if facts.get(name, mine) != mine:
+            raise UserError(
+                f"{scores} was scored with {words} ({facts['model']}: {facts[name]}) than {learner.facts.model} has "
+                f"({mine}): give the model and --bos of `pplscape score`, or score again."
+            )
 
 
 class Bench:
@@ -63,6 +80,7 @@ class Bench:
         learner: Learner,
         scores: Path,
         corpus: Prepared,
+        heldout: Sequence[str] | None,
         general: Sequence[str] | None,
         seed: int,
     ):
@@ -72,8 +90,11 @@ class Bench:
         self.pool = Pool.read(scores)
         self.bins = Bins(tuple(plan["bins"]["edges"]), tuple(plan["bins"]["share"]))
         self.fine_bin = Bins(tuple(plan["fine_bins"]["edges"]), tuple(plan["fine_bins"]["share"])).of(self.pool.x)
-        self.valid = heldout_of(corpus, "valid", learner)
-        self.general, self.replayed = read_general(general, learner, corpus.facts["chunk_tokens"], self.recipe)
+        chunk_tokens = corpus.facts["chunk_tokens"]
+        self.valid = (
+            heldout_from_files(heldout, learner, chunk_tokens) if heldout else heldout_of(corpus, "valid", learner)
+        )
+        self.general, self.replayed = read_general(general, learner, chunk_tokens, self.recipe)
         learner.reset()
         self.base, self.base_general = self.measure()
         if not np.isfinite([self.base.loss, self.base_general.loss if self.base_general else 0.0]).all():

@@ -18,11 +18,10 @@ VERSION = 1
 
 def sample(
     model: str, *, out: Path | str, tokens: int = 12_288, length: int = 256, engine: str = "transformers",
-    revision: str | None = None,
-    seed: int = 0, overwrite: bool = False,
+    revision: str | None = None, bos: str = "auto", seed: int = 0, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/general.jsonl (id, text): about `tokens` tokens of samples of `length` tokens, temperature 1."""
-    writer = load_engine(engine, model, revision=revision)
+    writer = load_engine(engine, model, revision=revision, bos=bos)
     config = {**writer.facts.as_dict(), "tokens": tokens, "length": length}
     with StageFolder(
         Path(out), stage="sample", version=VERSION, config=config, inputs={}, seed=seed, overwrite=overwrite

@@ -12,34 +12,47 @@ import pyarrow.compute as pc
 
 from pplscape import schema
 from pplscape.engines import load_engine
-from pplscape.engines.base import Engine
+from pplscape.engines.base import Engine, Ids
+from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, StageFolder, read_manifest
 from pplscape.progress import Progress
 from pplscape.stages.prepare import prepare
 from pplscape.text.prepared import Prepared
 
-VERSION = 2
+VERSION = 3
 SLICE_CHUNKS = 1024
 """Chunks scored between two signs of progress; batches are cut within a slice."""
 
 
 def score(
     inputs: Path | str | Sequence[str], *, model: str, out: Path | str, engine: str = "transformers",
-    revision: str | None = None, dtype: str = "auto", bos: str = "auto", chunk_tokens: int = 512, min_tokens: int = 64,
-    split: str = "pool", overwrite: bool = False,
+    revision: str | None = None, dtype: str = "auto", bos: str = "auto", context: int = 0, chunk_tokens: int = 512,
+    min_tokens: int = 64, limit: int | None = None, limit_tokens: int | None = None, split: str = "pool",
+    overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/part-*.parquet (`schema.SCORES`), one part per prepared part, and OUT/rejected/.
 
     `inputs`: a prepared folder, or what `prepare` reads: it is then prepared without held-out text into a folder beside
-    OUT (`OUT-prepared`), in chunks of `chunk_tokens`. Each finished part survives a kill. Rows that cannot
-    be scored are rejected with a reason, never dropped.
-    UserError: the model's tokenizer is not the one the chunks were cut with.
+    OUT (`OUT-prepared`), in chunks of `chunk_tokens`, at most `limit` documents or `limit_tokens` tokens. Each finished
+    part survives a kill. `context`: a chunk is scored after up to so many tokens of its document that stand before it,
+    which are not scored themselves. Rows that cannot be scored are rejected with a reason, never dropped.
+    UserError: the model's tokenizer is not the one the chunks were cut with; a limit for what is prepared already.
     """
-    prepared = _prepared(inputs, model, Path(out), revision, chunk_tokens, min_tokens, overwrite)
+    if context < 0:
+        raise UserError(f"--context {context} must be 0 or more tokens.")
+    cut: dict[str, Any] = {
+        "chunk_tokens": chunk_tokens, "min_tokens": min_tokens, "limit": limit, "limit_tokens": limit_tokens,
+    }  # fmt: skip
+    prepared = _prepared(inputs, model, Path(out), revision, cut, overwrite)
     corpus = Prepared(prepared)
     scorer = load_engine(engine, model, revision=revision, dtype=dtype, bos=bos)
     corpus.check_tokenizer(scorer.facts.tokenizer, scorer.facts.model)
-    config = {**scorer.facts.as_dict(), "split": split, "batch_tokens": getattr(scorer, "batch_tokens", None)}
+    config = {
+        **scorer.facts.as_dict(),
+        "split": split,
+        "context": context,
+        "batch_tokens": getattr(scorer, "batch_tokens", None),
+    }
     with StageFolder(
         Path(out),
         stage="score",
@@ -49,33 +62,38 @@ def score(
         overwrite=overwrite,
     ) as folder:
         if not folder.finished:
-            counts = _score_parts(corpus, split, scorer, folder)
-            facts = {**scorer.facts.as_dict(), "chunk_tokens": corpus.manifest["config"]["chunk_tokens"]}
+            counts = _score_parts(corpus, split, scorer, context, folder)
+            facts = {**scorer.facts.as_dict(), "chunk_tokens": corpus.facts["chunk_tokens"], "context": context}
             folder.finish({**counts, "facts": facts})
     return Path(out)
 
 
 def _prepared(
-    inputs: Path | str | Sequence[str], model: str, out: Path, revision: str | None, chunk_tokens: int, min_tokens: int,
+    inputs: Path | str | Sequence[str], model: str, out: Path, revision: str | None, cut: dict[str, Any],
     overwrite: bool,
 ) -> Path:  # fmt: skip
     patterns = [str(inputs)] if isinstance(inputs, Path | str) else [str(i) for i in inputs]
     if len(patterns) == 1 and (Path(patterns[0]) / MANIFEST).exists():
+        if cut["limit"] or cut["limit_tokens"]:
+            raise UserError(f"{patterns[0]} is prepared already; give the limits to `pplscape prepare`.")
         return Path(patterns[0])
     return prepare(
-        patterns, model=model, out=out.with_name(f"{out.name}-prepared"), valid=0, test=0, chunk_tokens=chunk_tokens,
-        min_tokens=min_tokens, revision=revision, overwrite=overwrite,
+        patterns, model=model, out=out.with_name(f"{out.name}-prepared"), valid=0, test=0, revision=revision,
+        overwrite=overwrite, **cut,
     )  # fmt: skip
 
 
-def _score_parts(corpus: Prepared, split: str, engine: Engine, folder: StageFolder) -> dict[str, Any]:
+def _score_parts(
+    corpus: Prepared, split: str, engine: Engine, context: int, folder: StageFolder
+) -> dict[str, Any]:  # fmt: skip
     total = int(pc.sum(corpus.chunks(split)["length"]).as_py() or 0)
     with Progress("score", total) as progress:
         for number in corpus.parts(split):
             name = f"part-{number:05d}.parquet"
             if not folder.has(name):
                 chunks, texts = corpus.part(split, number)
-                scores, rejected = score_part(engine, chunks, texts, progress.add)
+                before = corpus.contexts(split, number, chunks, context, engine.encode) if context else None
+                scores, rejected = score_part(engine, chunks, texts, before, progress.add)
                 folder.write_table(f"rejected/{name}", rejected)
                 folder.write_table(name, scores)
     return _ledger(folder, corpus.parts(split), total)
@@ -100,25 +118,29 @@ def _ledger(folder: StageFolder, parts: list[int], total: int) -> dict[str, Any]
 
 
 def score_part(
-    engine: Engine, chunks: pa.Table, texts: list[str], on_tokens: Callable[[int], None] = lambda tokens: None
-) -> tuple[pa.Table, pa.Table]:
+    engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids] | None = None,
+    on_tokens: Callable[[int], None] = lambda tokens: None,
+) -> tuple[pa.Table, pa.Table]:  # fmt: skip
     """(scores, rejected) of the chunks of one part, slice by slice; `on_tokens` is told the tokens of each."""
     scores, rejected = [schema.SCORES.empty_table()], [schema.REJECTED.empty_table()]
     for start in range(0, chunks.num_rows, SLICE_CHUNKS):
         part = chunks.slice(start, SLICE_CHUNKS)
-        good, bad = _score_slice(engine, part, texts[start : start + SLICE_CHUNKS])
+        end = start + SLICE_CHUNKS
+        good, bad = _score_slice(engine, part, texts[start:end], contexts[start:end] if contexts else None)
         scores.append(good)
         rejected.append(bad)
         on_tokens(pc.sum(part["length"]).as_py())
     return pa.concat_tables(scores).combine_chunks(), pa.concat_tables(rejected).combine_chunks()
 
 
-def _score_slice(engine: Engine, chunks: pa.Table, texts: list[str]) -> tuple[pa.Table, pa.Table]:
+def _score_slice(
+    engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids] | None
+) -> tuple[pa.Table, pa.Table]:
     ids = engine.encode(texts)
     lengths = np.asarray(chunks["length"])
     agrees = np.array([len(i) == n for i, n in zip(ids, lengths, strict=True)], dtype=bool)
     keep = np.flatnonzero(agrees)
-    values = engine.nll([ids[i] for i in keep])
+    values = engine.nll([ids[i] for i in keep], [contexts[i] for i in keep] if contexts else None)
     sums = np.array([v.astype(np.float64).sum() for v in values])
     n_tokens = np.array([len(v) for v in values], dtype=np.int32)
     finite = np.isfinite(sums) & (n_tokens > 0)

@@ -33,8 +33,8 @@ ORDER_STREAM = 9_001
 def train(
     subset: Path | str, *, model: str, out: Path | str, corpus: Path | str | None = None, tokens: int | None = None,
     recipe: Recipe | None = None, general: Sequence[str] | None = None, engine: str = "transformers",
-    revision: str | None = None,
-    dtype: str = "auto", chunk_tokens: int = 512, seed: int = 0, overwrite: bool = False,
+    revision: str | None = None, dtype: str = "auto", bos: str = "auto", chunk_tokens: int = 512, seed: int = 0,
+    overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/model/ (safetensors + tokenizer) and OUT/train.jsonl (one line a step).
 
@@ -42,7 +42,7 @@ def train(
     `chunk_tokens` tokens; `tokens` stops early; `seed` orders the chunks.
     """
     recipe = recipe or Recipe()
-    learner = load_engine(engine, model, train=True, dtype=dtype, revision=revision)
+    learner = load_engine(engine, model, train=True, dtype=dtype, revision=revision, bos=bos)
     config = {**learner.facts.as_dict(), "recipe": asdict(recipe), "tokens": tokens, "chunk_tokens": chunk_tokens}
     selection = (Path(subset) / "selection.json").exists()
     inputs: dict[str, Path | str] = {"subset": Path(subset)} if selection else {}

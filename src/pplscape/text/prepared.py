@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pplscape.errors import UserError
 from pplscape.manifest import read_manifest
 from pplscape.schema import CHUNKS
+from pplscape.text.context import Encode, Ids, left_contexts
 from pplscape.text.split import SPLITS
 
 
@@ -68,6 +69,13 @@ class Prepared:
         """Chunks of part k (schema.CHUNKS) and their texts."""
         chunks = self._chunks(split, k)
         return chunks, self._slice(split, k, chunks)
+
+    def contexts(self, split: str, k: int, chunks: pa.Table, n: int, encode: Encode) -> list[Ids]:
+        """The up to `n` token ids that stand before each chunk of part k in its document."""
+        documents = self.documents(split, k, ["doc_id", "text"])
+        text_of = dict(zip(documents["doc_id"].to_pylist(), documents["text"].to_pylist(), strict=True))
+        places = zip(chunks["doc_id"].to_pylist(), chunks["char_start"].to_pylist(), strict=True)
+        return left_contexts([(text_of[doc_id], start) for doc_id, start in places], n, encode)
 
     def texts(self, split: str, chunks: pa.Table) -> list[str]:
         """Texts of chunks given by (doc_id, char_start, char_end), in their order; rows may repeat.

@@ -1,0 +1,156 @@
+"""Commands from text to landscape: prepare, score, landscape, sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pplscape.cli.configured import Config, Set
+from pplscape.cli.dry import dry, input_tokens, model_cost
+from pplscape.cli.options import (
+    Bos,
+    Budget,
+    ChunkTokens,
+    Corpus,
+    DryRun,
+    Dtype,
+    Engine,
+    Limit,
+    LimitTokens,
+    MinTokens,
+    Model,
+    Out,
+    Overwrite,
+    Revision,
+    Seed,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def prepare(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, URLs, hf:dataset.")],
+    model: Model,
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    heldout: Annotated[
+        list[str] | None, typer.Option(help="Valid and test text; default: split off the inputs.")
+    ] = None,
+    eval: Annotated[list[str] | None, typer.Option(help="Benchmark text to remove overlaps with.")] = None,
+    text_column: Annotated[str, typer.Option(help="Dotted path of the text.")] = "text",
+    id_column: Annotated[str, typer.Option(help="Dotted path of the id.")] = "id",
+    eval_column: Annotated[str | None, typer.Option(help="Dotted path of the benchmarks' text.")] = None,
+    revision: Revision = None,
+    chunk_tokens: ChunkTokens = 512,
+    min_tokens: MinTokens = 64,
+    valid_tokens: int = 50_000,
+    test_tokens: int = 100_000,
+    near_duplicates: Annotated[str, typer.Option(help="remove, keep, or the number to keep of each group.")] = "remove",
+    sample: Annotated[float, typer.Option(help="Share of the documents to read, chosen by hash.")] = 1.0,
+    limit: Limit = None,
+    limit_tokens: LimitTokens = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Read, split, chunk and clean a corpus."""
+    from pplscape.flow import model_path
+    from pplscape.stages.prepare import prepare as stage
+    from pplscape.text.read import Columns
+
+    columns = Columns(text=text_column, id=id_column)
+    eval_columns = Columns(text=eval_column) if eval_column else None
+    stage(
+        inputs, model=model_path(model), out=out, heldout=heldout, eval=eval, columns=columns,
+        eval_columns=eval_columns, chunk_tokens=chunk_tokens, min_tokens=min_tokens, valid=valid_tokens,
+        test=test_tokens, near_duplicates=_keep(near_duplicates), sample=sample, limit=limit,
+        limit_tokens=limit_tokens, seed=seed, revision=revision, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+
+
+def _keep(text: str) -> Any:
+    return int(text) if text.isdigit() else text
+
+
+@app.command()
+def score(
+    inputs: Annotated[list[str], typer.Argument(help="A prepared folder, or files, folders, globs, URLs.")],
+    model: Model,
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    engine: Engine = "transformers",
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    bos: Bos = "auto",
+    context: Annotated[int, typer.Option(help="Tokens of left context before every chunk, not scored again.")] = 0,
+    chunk_tokens: ChunkTokens = 512,
+    min_tokens: MinTokens = 64,
+    limit: Limit = None,
+    limit_tokens: LimitTokens = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Perplexity of every chunk under the base model."""
+    from pplscape.flow import model_path
+
+    if dry_run:
+        return dry("score", inputs, out, model_cost(model, input_tokens(inputs), False))
+    from pplscape.stages.score import score as stage
+
+    stage(
+        inputs, model=model_path(model), out=out, engine=engine, revision=revision, dtype=dtype, bos=bos,
+        context=context, chunk_tokens=chunk_tokens, min_tokens=min_tokens, limit=limit, limit_tokens=limit_tokens,
+        overwrite=overwrite,
+    )  # fmt: skip
+
+
+@app.command()
+def landscape(
+    scores: Path,
+    budget: Budget,
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    bins: int = 10,
+    corpus: Corpus = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Mean, spread and shape of the pool's perplexity, and what a subset could reach."""
+    if dry_run:
+        return dry("landscape", [scores], out)
+    from pplscape.stages.landscape import landscape as stage
+
+    path = stage(scores, budget=budget, out=out, n_bins=bins, corpus=corpus, overwrite=overwrite)
+    typer.echo((path / "summary.md").read_text())
+
+
+@app.command()
+def sample(
+    model: Model,
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    tokens: int = 12_288,
+    engine: Engine = "transformers",
+    revision: Revision = None,
+    bos: Bos = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Text written by the base model itself: general text for those who have none."""
+    if dry_run:
+        return dry("sample", [model], out, model_cost(model, tokens, False))
+    from pplscape.flow import model_path
+    from pplscape.stages.sample import sample as stage
+
+    stage(
+        model_path(model), out=out, tokens=tokens, engine=engine, revision=revision, bos=bos, seed=seed,
+        overwrite=overwrite,
+    )  # fmt: skip

@@ -1,0 +1,131 @@
+"""Commands about laws: plan, pilot, fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pplscape.cli.configured import Config, Set
+from pplscape.cli.dry import dry, model_cost
+from pplscape.cli.options import (
+    Bos,
+    Budget,
+    CooldownShare,
+    DryRun,
+    Dtype,
+    Engine,
+    General,
+    LearningRate,
+    Model,
+    Out,
+    Overwrite,
+    ReplayShare,
+    Revision,
+    Seed,
+    StepTokens,
+    WarmupTokens,
+    pairs,
+)
+from pplscape.training.schedule import Recipe
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    landscape: Path,
+    budget: Budget,
+    pilot_tokens: Annotated[str, typer.Option(help="Domain tokens to spend on all pilots: 700k.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    designed: Annotated[int, typer.Option(help="Regimes besides random.")] = 9,
+    random_seeds: Annotated[int, typer.Option(help="Seeds of the random regime.")] = 3,
+    learning_rate: LearningRate = Recipe.learning_rate,
+    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
+    cooldown_share: CooldownShare = Recipe.cooldown_share,
+    step_tokens: StepTokens = Recipe.step_tokens,
+    replay_share: ReplayShare = Recipe.replay_share,
+    n_params: Annotated[int | None, typer.Option(help="Parameters of the model, for the FLOPs.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Which pilots to run, and what they will cost."""
+    if dry_run:
+        return dry("plan", [landscape], out)
+    from pplscape.draw.budget import parse_budget
+    from pplscape.stages.plan import plan as stage
+    from pplscape.stages.plan import summary
+
+    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share)
+    path = stage(
+        landscape, budget=budget, pilot_tokens=parse_budget(pilot_tokens, 0), out=out, designed=designed,
+        random_seeds=random_seeds, recipe=recipe, n_params=n_params, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    typer.echo(summary(path))
+
+
+@app.command()
+def pilot(
+    plan: Path,
+    model: Model,
+    scores: Annotated[Path, typer.Option(help="The scores folder.")],
+    corpus: Annotated[Path, typer.Option(help="The prepared folder.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    heldout: Annotated[
+        list[str] | None, typer.Option(help="Text to measure the loss on; default: the prepared valid text.")
+    ] = None,
+    general: General = None,
+    engine: Engine = "transformers",
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    bos: Bos = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the planned pilots and record what came out."""
+    from pplscape.flow import model_path
+
+    if dry_run:
+        from pplscape.cost import plan_tokens
+
+        return dry("pilot", [plan, scores, corpus], out, model_cost(model, plan_tokens(plan), True))
+    from pplscape.stages.pilot import pilot as stage
+
+    stage(
+        plan, model=model_path(model), scores=scores, corpus=corpus, out=out, heldout=heldout, general=general,
+        engine=engine, revision=revision, dtype=dtype, bos=bos, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+
+
+@app.command()
+def fit(
+    runs: Annotated[Path, typer.Argument(help="Any table of training runs: CSV, JSONL or Parquet.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    form: Annotated[str | None, typer.Option(help="Forms, comma-separated; default: all the columns permit.")] = None,
+    columns: Annotated[str | None, typer.Option(help="loss=COL,D=COL,mu=COL,sigma=COL,N=COL,bins=PREFIX*,...")] = None,
+    bootstrap: int = 500,
+    scale: Annotated[str | None, typer.Option(help="ppl or nll; default: each form's own.")] = None,
+    landscape: Annotated[Path | None, typer.Option(help="landscape.json: bins, winsor limits, feasible set.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fit, compare and explain data scaling laws."""
+    if dry_run:
+        return dry("fit", [runs], out)
+    from pplscape.stages.fit import fit as stage
+
+    path = stage(
+        runs, out=out, forms=form.split(",") if form else None, columns=pairs(columns), bootstrap=bootstrap,
+        scale=scale, landscape=landscape, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    typer.echo((path / "summary.md").read_text())

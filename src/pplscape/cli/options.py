@@ -1,0 +1,55 @@
+"""Options that several commands share, under one name with one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pplscape.errors import UserError
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; an existing result of the same inputs is kept.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of another configuration.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be read, computed and written; write nothing.")
+]
+Seed = Annotated[int, typer.Option("--seed")]
+Model = Annotated[str, typer.Option("--model", help="Hugging Face id, local folder, or `demo` (embedded).")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Of a model on the hub.")]
+Engine = Annotated[str, typer.Option("--engine", help="transformers or fake.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
+Bos = Annotated[str, typer.Option("--bos", help="Token before every chunk: auto, none, bos or eos.")]
+Budget = Annotated[str, typer.Option("--budget", help="Tokens: 2000000, 2e6, 2M or 10% of the pool.")]
+General = Annotated[list[str] | None, typer.Option("--general", help="General text: shows forgetting.")]
+Corpus = Annotated[Path | None, typer.Option("--corpus", help="The prepared folder.")]
+ChunkTokens = Annotated[int, typer.Option("--chunk-tokens", help="Of inputs that are not prepared yet.")]
+MinTokens = Annotated[int, typer.Option("--min-tokens", help="Shorter remainders are rejected.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Read at most this many documents.")]
+LimitTokens = Annotated[int | None, typer.Option("--limit-tokens", help="Read about this many tokens.")]
+LearningRate = Annotated[float, typer.Option("--learning-rate", help="Peak.")]
+WarmupTokens = Annotated[int, typer.Option("--warmup-tokens")]
+CooldownShare = Annotated[float, typer.Option("--cooldown-share", help="Share of a run's tokens in its cooldown.")]
+StepTokens = Annotated[int, typer.Option("--step-tokens", help="Domain tokens per optimiser step.")]
+ReplayShare = Annotated[float, typer.Option("--replay-share", help="Share of trained tokens that is general text.")]
+
+
+def pairs(text: str | None) -> dict[str, str] | None:
+    """`a=b,c=d` as a dictionary."""
+    if text is None:
+        return None
+    found = dict(p.partition("=")[::2] for p in text.split(","))
+    if not all(found.values()):
+        raise UserError(f"Cannot read --columns '{text}'; write it as loss=COL,D=COL.")
+    return found
+
+
+def band_of(text: str | None) -> tuple[float, float] | None:
+    """`LO,HI` as two quantiles."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(v) for v in text.split(","))
+    except ValueError:
+        raise UserError(f"Cannot read --band '{text}'; write two quantiles, e.g. 0.2,0.8.") from None
+    return low, high

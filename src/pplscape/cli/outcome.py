@@ -1,0 +1,164 @@
+"""Commands from the law to the proof: select, train, evaluate, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pplscape.cli.configured import Config, Set
+from pplscape.cli.dry import dry, model_cost, selected_tokens
+from pplscape.cli.options import (
+    Bos,
+    Budget,
+    ChunkTokens,
+    CooldownShare,
+    Corpus,
+    DryRun,
+    Dtype,
+    Engine,
+    General,
+    LearningRate,
+    Model,
+    Out,
+    Overwrite,
+    ReplayShare,
+    Revision,
+    Seed,
+    StepTokens,
+    WarmupTokens,
+    band_of,
+    pairs,
+)
+from pplscape.training.schedule import Recipe
+
+app = typer.Typer()
+
+
+@app.command()
+def select(
+    scores: Path,
+    budget: Budget,
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    strategy: Annotated[
+        str,
+        typer.Option(help="auto, full, random, stratified, low, mid, high, band, temperature, dos, maxent, allocate."),
+    ] = "auto",
+    law: Annotated[Path | None, typer.Option(help="law.json")] = None,
+    form: Annotated[str | None, typer.Option(help="Which of the law's forms; default: the chosen one.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="runs.jsonl, for the gate.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Of the runs, as for `fit`.")] = None,
+    target_mean: float | None = None,
+    target_std: float | None = None,
+    scale: Annotated[Literal["ppl", "nll"], typer.Option(help="Scale of the targets.")] = "ppl",
+    band: Annotated[str | None, typer.Option(help="LO,HI quantiles for strategy band.")] = None,
+    temperature: Annotated[float, typer.Option(help="Of strategy temperature.")] = 1.0,
+    max_epochs: Annotated[float, typer.Option(help="Most repeats of a bin's tokens (allocate).")] = 1.0,
+    resamples: Annotated[int, typer.Option(help="How often the gate redoes the choice of the law; 0: no gate.")] = 200,
+    corpus: Annotated[
+        Path | None, typer.Option(help="The prepared folder: writes subset/ in the input's format.")
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """The subset to train on, exactly within the budget."""
+    if dry_run:
+        return dry("select", [scores, *([law] if law else [])], out)
+    from pplscape.stages.select import select as stage
+
+    stage(
+        scores, strategy=strategy, budget=budget, out=out, law=law, form=form, runs=runs, columns=pairs(columns),
+        target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
+        max_epochs=max_epochs, resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    subset: Annotated[Path, typer.Argument(help="A selection folder (with --corpus) or any text input.")],
+    model: Model,
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    corpus: Corpus = None,
+    tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
+    learning_rate: LearningRate = Recipe.learning_rate,
+    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
+    cooldown_share: CooldownShare = Recipe.cooldown_share,
+    step_tokens: StepTokens = Recipe.step_tokens,
+    replay_share: ReplayShare = Recipe.replay_share,
+    general: General = None,
+    engine: Engine = "transformers",
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    bos: Bos = "auto",
+    chunk_tokens: ChunkTokens = 512,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Continual pre-training on a subset."""
+    from pplscape.flow import model_path
+
+    if dry_run:
+        return dry("train", [subset], out, model_cost(model, tokens or selected_tokens(subset), True))
+    from pplscape.stages.train import train as stage
+
+    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share)
+    stage(
+        subset, model=model_path(model), out=out, corpus=corpus, tokens=tokens, recipe=recipe, general=general,
+        engine=engine, revision=revision, dtype=dtype, bos=bos, chunk_tokens=chunk_tokens, seed=seed,
+        overwrite=overwrite,
+    )  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Outputs of train, model folders or hub ids.")],
+    heldout: Annotated[Path, typer.Option(help="The prepared folder (its test split) or a text input.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    general: General = None,
+    engine: Engine = "transformers",
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    bos: Bos = "auto",
+    chunk_tokens: ChunkTokens = 512,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Loss per document; with several models, one folder each under OUT."""
+    if dry_run:
+        return dry("evaluate", [*models, heldout], out)
+    from pplscape.flow import model_path
+    from pplscape.stages.evaluate import evaluate as stage
+
+    for model in models:
+        where = out if len(models) == 1 else out / Path(model).name
+        stage(
+            model_path(model), heldout=heldout, out=where, general=general, engine=engine, revision=revision,
+            dtype=dtype, bos=bos, chunk_tokens=chunk_tokens, overwrite=overwrite,
+        )  # fmt: skip
+
+
+@app.command()
+def compare(
+    evaluations: Annotated[list[Path], typer.Argument(help="Output folders of evaluate.")],
+    out: Out,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Paired differences to random, with intervals, and the verdict."""
+    if dry_run:
+        return dry("compare", evaluations, out)
+    import json
+
+    from pplscape.stages.compare import compare as stage
+
+    path = stage(evaluations, out=out, overwrite=overwrite)
+    typer.echo(json.loads((path / "comparison.json").read_text())["verdict"]["sentence"])
