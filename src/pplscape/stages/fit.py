@@ -28,7 +28,7 @@ VERSION = 1
 Tables = Path | str | Sequence[Path | str]
 """One table of runs, or several that are fitted together: files, or folders of `pplscape pilot`."""
 
-__all__ = ["fit", "load_runs", "read_runs", "tables_of"]
+__all__ = ["Tables", "fit", "load_runs", "read_runs", "tables_of"]
 
 
 def fit(

@@ -17,7 +17,7 @@ from pplscape.draw.budget import parse_budget
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, read_json
 from pplscape.runs import RunTable
-from pplscape.stages.fit import load_runs, tables_of
+from pplscape.stages.fit import Tables, load_runs, tables_of
 from pplscape.statistics import Bins
 from pplscape.training.schedule import Recipe
 
@@ -27,7 +27,7 @@ VERSION = 1
 def plan(
     landscape: Path | str, *, budget: str | int, pilot_tokens: int, out: Path | str, designed: int = 9,
     random_seeds: int = 3, recipe: Recipe | None = None, n_params: int | None = None,
-    runs: Path | str | Sequence[Path | str] | None = None, forms: Sequence[str] | None = None, seed: int = 0,
+    runs: Tables | None = None, forms: Sequence[str] | None = None, seed: int = 0,
     overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/plan.json: regimes, sizes, depletion, design diagnostics, tokens and FLOPs. Nothing is trained.
