@@ -40,9 +40,9 @@ def select(
     """Write OUT/selection.json, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus` OUT/subset/.
 
     `budget`: tokens (`2000000`, `2e6`, `2M`) or a share of the pool (`10%`); only `full` needs none. `law`: law.json;
-    `form`: use that entry of it. `runs`, `columns`: the pilots (one table or several), for the gate and paired
-    intervals. Targets are on
-    `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
+    `form`: use that entry of it. `runs`, `columns`: the pilots, one table or several, for the gate and paired
+    intervals. Targets are on `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to
+    cut the text back.
     `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate.
     """
     options = Options(
