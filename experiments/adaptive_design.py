@@ -31,7 +31,7 @@ from pplscape.laws.information import Knowledge, Score, believed, d_optimal, der
 from pplscape.laws.uncertainty import Noise
 from pplscape.runs import RunTable
 
-START, ROUNDS, LARGEST = 8, 6, 0.1
+LARGEST = 0.1
 SHARES = (0.1, 0.2)
 METHODS = ("random", "d-optimal", "v-optimal")
 LEAST_NOISE = 1e-3
@@ -39,15 +39,21 @@ LEAST_NOISE = 1e-3
 
 @dataclass(frozen=True)
 class Case:
-    """One published table: `runs` [n], the first `n_could` of them could be run, the others are asked for."""
+    """One published table: what could be run [n], what is asked for [m]."""
 
-    name: str
     form: str
     runs: RunTable
+    asked: RunTable
     cost: np.ndarray
-    n_could: int
-    draws: int
-    start: int = START
+    """[n]"""
+    draws: int = 4
+    """Draws of theta that a design is averaged over."""
+    start: int = 8
+    rounds: int = 6
+
+    @property
+    def setting(self) -> Setting:
+        return setting_of(get_form(self.form), self.runs)
 
 
 def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
@@ -55,23 +61,25 @@ def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def by_size(name: str, n_params: Any, tokens: Any, loss: Any) -> Case:
+def by_size(n_params: Any, tokens: Any, loss: Any) -> Case:
     """A case of the Chinchilla form that asks for the largest tenth by FLOPs."""
-    n_params, tokens, loss = (np.asarray(v, float) for v in (n_params, tokens, loss))
-    flops = 6 * n_params * tokens
+    table = RunTable(
+        tokens=np.asarray(tokens, float), n_params=np.asarray(n_params, float), loss=np.asarray(loss, float)
+    )
+    flops = 6 * table.n_params * table.tokens
     order = np.argsort(flops, kind="stable")
-    runs = RunTable(tokens=tokens[order], n_params=n_params[order], loss=loss[order])
-    return Case(name, "chinchilla", runs, flops[order], round(len(order) * (1 - LARGEST)), draws=4)
+    n = round(len(order) * (1 - LARGEST))
+    return Case("chinchilla", table.take(order[:n]), table.take(order[n:]), flops[order[:n]])
 
 
 def chinchilla(folder: Path) -> Case:
     rows = [r for r in rows_of(folder / "chinchilla_epoch", "chinchilla_245.csv") if r["in_fit240"] == "1"]
-    return by_size("chinchilla_epoch", *([float(r[k]) for r in rows] for k in ("N", "D", "loss")))
+    return by_size(*([float(r[k]) for r in rows] for k in ("N", "D", "loss")))
 
 
 def datablations(folder: Path) -> Case:
     rows = rows_of(folder / "datablations", "datablations_fit_set.csv")
-    return by_size("datablations", *([float(r[k]) for r in rows] for k in ("N", "D_tokens", "loss")))
+    return by_size(*([float(r[k]) for r in rows] for k in ("N", "D_tokens", "loss")))
 
 
 def gadre(folder: Path) -> Case:
@@ -83,7 +91,7 @@ def gadre(folder: Path) -> Case:
     shared = [p for p in place.values() if len(p) == 3]
     level = {d: np.mean([p[d] - np.mean(list(p.values())) for p in shared]) for d in shared[0]}
     loss = [float(r["loss_c4_val"]) / np.exp(level[r["dataset"]]) for r in rows]
-    return by_size("gadre", [float(r["N"]) for r in rows], [float(r["D"]) for r in rows], loss)
+    return by_size([float(r["N"]) for r in rows], [float(r["D"]) for r in rows], loss)
 
 
 def regmix(folder: Path) -> Case:
@@ -97,13 +105,15 @@ def regmix(folder: Path) -> Case:
         weights = np.array([[float(mixes[i][k]) for k in names] for i in index])
         loss = np.array([float(losses[i]["metric/the_pile_pile_cc_val_loss"]) for i in index])
         parts[kind] = (weights / weights.sum(1, keepdims=True), loss)
-    weights, loss = (np.concatenate([parts[k][i] for k in ("train", "test")]) for i in (0, 1))
-    n = len(parts["train"][1])
     share = parts["train"][0].mean(0)
-    base = np.full(len(loss), np.log(50_257))  # an untrained model knows nothing of the next token
-    ones = np.ones(len(loss))
-    runs = RunTable(tokens=ones, bin_tokens=weights, bin_share=share, loss=loss, base_loss=base)
-    return Case("regmix", "utility", runs, ones, n, draws=1, start=24)
+
+    def table(weights: np.ndarray, loss: np.ndarray) -> RunTable:
+        ones = np.ones(len(loss))
+        base = np.log(50_257) * ones  # an untrained model knows nothing of the next token
+        return RunTable(tokens=ones, bin_tokens=weights, bin_share=share, loss=loss, base_loss=base)
+
+    runs, asked = (table(*parts[kind]) for kind in ("train", "test"))
+    return Case("utility", runs, asked, runs.tokens, draws=1, start=24, rounds=3)
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
@@ -111,73 +121,79 @@ CASES: dict[str, Callable[[Path], Case]] = {
 }  # fmt: skip
 
 
-def fitted(case: Case, setting: Setting, weight: np.ndarray, warm: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """(theta [R, p], strength [R]) of fits to the runs in use, weight [R, n]; `warm` [W, p] instead of a grid."""
-    theta, _, strength = fit_many(setting, np.broadcast_to(np.log(case.runs.loss), weight.shape), weight, warm=warm)
-    return theta, strength
+def log_losses(case: Case, theta: np.ndarray, asked: RunTable) -> np.ndarray:
+    """ln of predicted losses [..., n] by theta [..., p]."""
+    setting = case.setting
+    return setting.form.evaluate(theta, setting.form.data(asked, setting.frame), setting.frame, jacobian=False)[0]
 
 
-def errors(case: Case, setting: Setting, theta: np.ndarray) -> np.ndarray:
+def errors(case: Case, theta: np.ndarray) -> np.ndarray:
     """MAE [R] on what is asked for, nats/token."""
-    predicted = np.exp(case_log_loss(setting, theta)[:, case.n_could :])
-    return np.abs(predicted - case.runs.loss[case.n_could :]).mean(1)
+    return np.abs(np.exp(log_losses(case, theta, case.asked)) - case.asked.loss).mean(1)
 
 
-def case_log_loss(setting: Setting, theta: np.ndarray) -> np.ndarray:
-    return setting.form.evaluate(theta, setting.data, setting.frame, jacobian=False)[0]
+@dataclass
+class Fits:
+    """Fits of R repetitions to the runs they used so far, each round starting from the last."""
+
+    case: Case
+    theta: np.ndarray | None = None
+    strength: np.ndarray | None = None
+
+    def fresh(self, used: np.ndarray) -> np.ndarray:
+        """theta [R, p] from a grid of starts, for runs in use [R, n]."""
+        log_loss = np.broadcast_to(np.log(self.case.runs.loss), used.shape)
+        self.theta, _, self.strength = fit_many(self.case.setting, log_loss, used.astype(float))
+        return self.theta
+
+    def again(self, used: np.ndarray) -> np.ndarray:
+        if self.theta is None:
+            return self.fresh(used)
+        log_loss = np.broadcast_to(np.log(self.case.runs.loss), used.shape)
+        weight = used.astype(float)
+        self.theta, _, _ = fit_many(self.case.setting, log_loss, weight, warm=self.theta, strength=self.strength)
+        return self.theta
+
+    def noise(self, used: np.ndarray) -> np.ndarray:
+        """Relative residual standard deviation [R] of the runs in use, p of them given up."""
+        residual = log_losses(self.case, self.theta, self.case.runs) - np.log(self.case.runs.loss)
+        free = np.maximum(used.sum(1) - self.theta.shape[1], 2)
+        return np.maximum(np.sqrt((used * residual**2).sum(1) / free), LEAST_NOISE)
+
+    def draws(self, used: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """[R, S, p]: the fits, then refits to losses simulated around them."""
+        more = self.case.draws - 1
+        if not more:
+            return self.theta[:, None]
+        clean = np.repeat(log_losses(self.case, self.theta, self.case.runs), more, axis=0)
+        simulated = clean + np.repeat(noise, more)[:, None] * rng.normal(size=clean.shape)
+        weight, strength = np.repeat(used.astype(float), more, axis=0), np.repeat(self.strength, more)
+        found, _, _ = fit_many(self.case.setting, simulated, weight, warm=self.theta, strength=strength)
+        return np.concatenate([self.theta[:, None], found.reshape(len(used), more, -1)], axis=1)
 
 
-def refits(
-    case: Case, setting: Setting, weight: np.ndarray, theta: np.ndarray, strength: np.ndarray, noise: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:  # fmt: skip
-    """Draws of theta [R, S, p]: refits to losses simulated around each fit; the fit itself is the first."""
-    n_draws = case.draws - 1
-    if n_draws == 0:
-        return theta[:, None]
-    clean = np.repeat(case_log_loss(setting, theta), n_draws, axis=0)
-    simulated = clean + np.repeat(noise, n_draws)[:, None] * rng.normal(size=clean.shape)
-    draws, _, _ = fit_many(
-        setting, simulated, np.repeat(weight, n_draws, axis=0), warm=theta, strength=np.repeat(strength, n_draws)
-    )
-    return np.concatenate([theta[:, None], draws.reshape(len(theta), n_draws, -1)], axis=1)
-
-
-def noise_of(case: Case, setting: Setting, weight: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Relative residual standard deviation [R] of the runs in use, p of them given up."""
-    residual = case_log_loss(setting, theta) - np.log(case.runs.loss)
-    free = np.maximum(weight.sum(1) - theta.shape[1], 2)
-    return np.maximum(np.sqrt((weight * residual**2).sum(1) / free), LEAST_NOISE)
-
-
-def extend(
-    case: Case, setting: Setting, used: np.ndarray, cost: np.ndarray, target: float, draws: np.ndarray, noise: float,
-    strength: float, method: str,
+def optimal(
+    case: Case, used: np.ndarray, cost: np.ndarray, target: float, draws: np.ndarray, noise: float, strength: float,
+    method: str,
 ) -> list[int]:  # fmt: skip
-    """Runs that one repetition adds to `used` [n_could] until it has spent `target`, by D- or V-optimality."""
-    _, slopes = derivatives(setting, draws)
-    n = case.n_could
-    known = Knowledge.of(
-        believed(setting, strength),
-        slopes[:, :n],
-        np.arange(n).astype(str),
-        Noise(0.0, noise, 10.0),
-        used.astype(float),
-    )
-    losses = np.exp(case_log_loss(setting, draws))
-    question = slopes[:, n:] * losses[:, n:, None]
+    """Runs that one repetition adds to `used` [n] until it has spent `target`, by D- or V-optimality."""
+    setting = case.setting
+    slopes = derivatives(setting, draws)[1]
+    alone = np.arange(len(used)).astype(str)
+    known = Knowledge.of(believed(setting, strength), slopes, alone, Noise(0.0, noise, 10.0), used.astype(float))
     score: Score = d_optimal
     if method == "v-optimal":
-        score = v_optimal(question, np.full(question.shape[1], 1 / question.shape[1]))
+        log_loss, question = derivatives(setting, draws, case.asked)
+        score = v_optimal(question * np.exp(log_loss)[..., None], np.full(len(case.asked), 1 / len(case.asked)))
     left = np.flatnonzero(~used)
     candidates = np.swapaxes(slopes[:, left], 0, 1)[:, :, None, :]
-    taken, _ = greedy(known, candidates, cost[left], target - cost[:n][used].sum(), score, again=False)
+    taken, _ = greedy(known, candidates, cost[left], target - cost[used].sum(), score, again=False)
     return [int(left[i]) for i in taken]
 
 
 def at_random(used: np.ndarray, cost: np.ndarray, target: float, rng: np.random.Generator) -> list[int]:
     """Runs in random order, each taken if it is still affordable."""
-    left, taken = target - cost[: len(used)][used].sum(), []
+    left, taken = target - cost[used].sum(), []
     for i in rng.permutation(np.flatnonzero(~used)):
         if cost[i] <= left * (1 + 1e-12):
             taken.append(int(i))
@@ -186,58 +202,46 @@ def at_random(used: np.ndarray, cost: np.ndarray, target: float, rng: np.random.
 
 
 def starts(case: Case, repetitions: int) -> np.ndarray:
-    """Runs in use at first [R, n_could]: a few of the cheaper half, at random."""
-    used = np.zeros((repetitions, case.n_could), bool)
-    cheap = case.n_could // 2 if np.ptp(case.cost) > 0 else case.n_could
+    """Runs in use at first [R, n]: a few of the cheaper half (of all, where all cost the same), at random."""
+    n = len(case.runs)
+    used = np.zeros((repetitions, n), bool)
     for r in range(repetitions):
-        used[r, np.random.default_rng([r, 0]).choice(cheap, case.start, replace=False)] = True
+        among = n // 2 if np.ptp(case.cost) > 0 else n
+        used[r, np.random.default_rng([r, 0]).choice(among, case.start, replace=False)] = True
     return used
 
 
 def measure(case: Case, variant: str, method: str, repetitions: int) -> dict[str, Any]:
     """Errors [R] at each share, and how many runs were used."""
-    setting = setting_of(get_form(case.form), case.runs)
-    cost = np.ones(len(case.cost)) if variant == "count" else case.cost / case.cost[: case.n_could].sum()
-    total = float(cost[: case.n_could].sum())
-    used, warm = starts(case, repetitions), None
-    begun = np.array([cost[: case.n_could][u].sum() for u in used])
+    cost = np.full(len(case.runs), 1 / len(case.runs)) if variant == "count" else case.cost / case.cost.sum()
+    used, fits = starts(case, repetitions), Fits(case)
     rngs = [np.random.default_rng([r, 1]) for r in range(repetitions)]
+    begun = max(float(cost[u].sum()) for u in used)
+    levels = sorted({*np.linspace(begun, SHARES[-1], case.rounds + 1)[1:-1], *(s for s in SHARES if s > begun)})
     found: dict[str, Any] = {}
-    levels = np.linspace(float(begun.max()), SHARES[-1] * total, ROUNDS + 1)[1:]
-    levels = np.unique(np.append(levels, [share * total for share in SHARES]))
-    for level in levels[levels >= begun.max()]:
+    for level in levels:
         if method == "random":
             new = [at_random(u, cost, level, rng) for u, rng in zip(used, rngs, strict=True)]
         else:
-            weight = _weight(case, used)
-            theta, strength = fitted(case, setting, weight, warm)
-            warm, noise = theta, noise_of(case, setting, weight, theta)
-            draws = refits(case, setting, weight, theta, strength, noise, rngs[0])
-            new = [
-                extend(case, setting, u, cost, level, d, float(e), float(s), method)
-                for u, d, e, s in zip(used, draws, noise, strength, strict=True)
-            ]
+            fits.again(used)
+            noise = fits.noise(used)
+            draws = fits.draws(used, noise, rngs[0])
+            each = zip(used, draws, noise, fits.strength, strict=True)
+            new = [optimal(case, u, cost, level, d, float(e), float(s), method) for u, d, e, s in each]
         for u, taken in zip(used, new, strict=True):
             u[taken] = True
-        for share in SHARES:
-            if np.isclose(level, share * total):
-                theta, _ = fitted(case, setting, _weight(case, used), None)
-                found[str(share)] = {
-                    "errors": errors(case, setting, theta).tolist(), "runs": float(used.sum(1).mean()),
-                    "cost": float(np.mean([cost[: case.n_could][u].sum() for u in used]) / total),
-                }  # fmt: skip
+        if level in SHARES:
+            found[str(level)] = {
+                "errors": errors(case, Fits(case).fresh(used)).tolist(),
+                "runs": float(used.sum(1).mean()),
+                "cost": float(np.mean([cost[u].sum() for u in used])),
+            }
     return found
-
-
-def _weight(case: Case, used: np.ndarray) -> np.ndarray:
-    return np.concatenate([used, np.zeros((len(used), len(case.runs) - case.n_could), bool)], axis=1).astype(float)
 
 
 def whole(case: Case) -> float:
     """The error of a fit to all runs that could be run: what no choice is meant to beat."""
-    setting = setting_of(get_form(case.form), case.runs)
-    theta, _ = fitted(case, setting, _weight(case, np.ones((1, case.n_could), bool)), None)
-    return float(errors(case, setting, theta)[0])
+    return float(errors(case, Fits(case).fresh(np.ones((1, len(case.runs)), bool)))[0])
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -291,8 +295,8 @@ def main() -> None:
         variants = ("count", "cost") if np.ptp(case.cost) > 0 else ("count",)
         measured = {v: {m: measure(case, v, m, options.repetitions) for m in METHODS} for v in variants}
         results[name] = {
-            "repetitions": options.repetitions, "form": case.form, "could_run": case.n_could,
-            "asked_for": len(case.runs) - case.n_could, "start": case.start, "all": whole(case), "variants": measured,
+            "repetitions": options.repetitions, "form": case.form, "could_run": len(case.runs),
+            "asked_for": len(case.asked), "start": case.start, "all": whole(case), "variants": measured,
             "cpu_seconds": round(time.process_time() - begun, 1),
         }  # fmt: skip
         options.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -25,7 +25,7 @@ from pplscape.laws.fit import Fit, setting_of
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.information import Knowledge, Score, believed, derivatives, greedy, v_optimal
 from pplscape.laws.law import Law, law_of
-from pplscape.laws.table import labels, noise_weights, size_classes
+from pplscape.laws.table import labels, noise_weights, seed_noise, size_classes
 from pplscape.laws.uncertainty import Uncertainty, uncertainty
 from pplscape.runs import Compositions, RunTable
 from pplscape.statistics import Bins
@@ -36,7 +36,10 @@ REFITS = 200
 SIZE_STEPS = (0.5, 1.0, 2.0, 4.0)
 """Largest new pilots that are tried, as multiples of the largest so far."""
 SURE = 0.95
-"""Probability that the sign of the predicted gain is right, from which on the decision counts as settled."""
+"""Confidence from which on the decision counts as settled."""
+MISFIT = 4.0
+"""A law that misses the runs by more than this times their seed noise settles nothing."""
+LEAST_ERROR = 1e-12
 SAME_PLACE, SAME_SHARES = 0.02, 0.02
 """A candidate within this share of the pool's spread, and this share of tokens in other bins, is a regime that ran."""
 
@@ -130,43 +133,49 @@ class Decision:
     """Whether the best selection beats random at the budget: what is known, and what the plan would add."""
 
     form: str
-    selection: int
-    """Index in the menu of the selection of lowest predicted loss."""
+    selections: int
+    """How many there are to choose from."""
     gain: float
-    """Predicted L_random - L_selection, nats/token."""
+    """Predicted L_random - L_selection of the best, nats/token."""
     error: float
     """Its standard error now,"""
     error_after: float
     """and expected after the planned pilots."""
     sure: float
-    """Probability that the sign of the gain is right, in [0.5, 1]."""
+    """Confidence that a selection beats random or, where `gain` is not above 0, that none does."""
     settles: float
     """Chance that after the planned pilots `sure` exceeds SURE."""
     largest: float
-    """No selection is better than random by more than this, nats/token, with probability SURE."""
+    """No selection is better than random by more than this, nats/token, with confidence SURE."""
     noise: float
-    """Seed noise of one run, nats/token: a smaller gain is not worth looking for."""
+    """Noise of one run around the law, nats/token: a smaller gain is not worth looking for."""
+    misfit: float | None
+    """That noise over the seed noise of repeated regimes; None where nothing is repeated."""
     state: str
     """`settled`, `flat` or `open`."""
 
     @property
     def sentence(self) -> str:
-        gain = f"{abs(self.gain):.4f} nats/token {'better' if self.gain > 0 else 'worse'} than random"
+        gain = (
+            f"by the {self.form} law the best of {self.selections} selections is {abs(self.gain):.4f} nats/token "
+            f"{'better' if self.gain > 0 else 'worse'} than random at the budget (se {self.error:.4f}; confidence "
+            f"{self.sure:.0%}, the choice of the best allowed for)"
+        )
         if self.state == "settled":
-            return (
-                f"The decision is settled: by the {self.form} law the best selection is {gain} at the budget "
-                f"(se {self.error:.4f}; the sign is right with probability {self.sure:.0%}). Further pilots cannot "
-                "change it much."
-            )
+            return f"The decision is settled: {gain}. Further pilots are not likely to change it."
         if self.state == "flat":
             return (
                 f"Flat: more pilots will not find a difference larger than {self.largest:.4f} nats/token, less than "
-                f"the seed noise of one run ({self.noise:.4f}). Use random."
+                f"the noise of one run ({self.noise:.4f}). Use random."
+            )
+        if self.misfit is not None and self.misfit > MISFIT:
+            return (
+                f"Open: the {self.form} law misses these runs by {self.misfit:.1f} times their seed noise; nothing it "
+                "says is sure."
             )
         return (
-            f"Open: by the {self.form} law the best selection is {gain} at the budget (se {self.error:.4f}, sign right "
-            f"with probability {self.sure:.0%}). These pilots are expected to bring the se to {self.error_after:.4f}; "
-            f"the chance that they settle the decision is {self.settles:.0%}."
+            f"Open: {gain}. These pilots are expected to bring the se to {self.error_after:.4f}; the chance that they "
+            f"settle the decision is {self.settles:.0%}."
         )
 
 
@@ -182,6 +191,8 @@ class Question:
     """[K] at the budget, nats/token, by the law;"""
     errors: Floats
     """[K] their standard errors: root mean square distance of the refits, stretched by t / z."""
+    luck: Floats
+    """[B] how many standard errors the luckiest selection of each refit is ahead of what the law says of it."""
     allowed: NDArray[np.bool_]
     """[K] true where the law does not extrapolate in composition; random never."""
 
@@ -204,25 +215,37 @@ def question_of(evidence: Evidence, menu: Menu, budget: float, largest: float, t
         log_loss, slope = derivatives(setting, theta, menu.at(tokens))
         slope = slope * np.exp(log_loss)[..., None]
         lines.append(slope[:, :1] - slope[:, chosen])
-    gains, spread = losses[0] - losses, draws[:, :1] - draws
-    errors = np.sqrt(np.mean((spread - gains) ** 2, axis=0)) * evidence.refits.stretch(SURE)
+    gains = losses[0] - losses
+    away = draws[:, :1] - draws - gains
+    errors = np.maximum(np.sqrt(np.mean(away**2, axis=0)), LEAST_ERROR)
+    luck = np.where(allowed, away / errors, -np.inf).max(1)
     weight = np.tile(share[chosen], len(sizes)) / len(sizes)
-    return Question(np.concatenate(lines, axis=1), weight, gains, errors, allowed)
+    errors = errors * evidence.refits.stretch(SURE)
+    return Question(np.concatenate(lines, axis=1), weight, gains, errors, luck, allowed)
 
 
 def decide(evidence: Evidence, question: Question, ratio: float) -> Decision:
-    """The decision now, and after pilots that leave `ratio` of the question's variance."""
-    best = int(np.where(question.allowed, question.gains, -np.inf).argmax())
-    gain, error = float(question.gains[best]), max(float(question.errors[best]), 1e-12)
-    reach = float(stats.norm.ppf(SURE))  # the errors are stretched to t already
-    sure = float(stats.norm.cdf(abs(gain) / error))
-    after = error * float(np.sqrt(ratio))
-    moved = max(float(np.sqrt(error**2 - after**2)), 1e-12)
+    """The decision now, and after pilots that leave `ratio` of the question's variance.
+
+    The best of many selections looks better than it is. Confidence is therefore simultaneous: the gain must exceed what
+    the luckiest selection of a refit has by chance, all in standard errors (max-t, Westfall and Young 1993).
+    """
+    gains, errors, allowed = question.gains, question.errors, question.allowed
+    best = int(np.where(allowed, gains, -np.inf).argmax())
+    gain, error, reach = float(gains[best]), float(errors[best]), float(np.quantile(question.luck, SURE))
+    ahead = gain / error if gain > 0 else float((-gains / errors)[allowed].min())
+    sure, after = float(np.mean(question.luck < ahead)), error * float(np.sqrt(ratio))
+    moved = max(float(np.sqrt(error**2 - after**2)), LEAST_ERROR)
     settles = sum(float(stats.norm.cdf((side * gain - reach * after) / moved)) for side in (1, -1))
-    upper = np.where(question.allowed, question.gains + reach * question.errors, -np.inf)
-    largest, noise = max(float(upper.max()), 0.0), evidence.refits.noise.total * float(np.median(evidence.runs.loss))
+    largest = max(float((gains + reach * errors)[allowed].max()), 0.0)
+    noise, seeds = evidence.refits.noise.total, seed_noise(evidence.runs)
+    misfit = noise / seeds if seeds else None
+    noise *= float(np.median(evidence.runs.loss))
     state = "flat" if largest < noise else "settled" if sure > SURE else "open"
-    return Decision(evidence.fit.form.spec, best, gain, error, after, sure, min(settles, 1.0), largest, noise, state)
+    if misfit is not None and misfit > MISFIT:
+        state = "open"
+    n, form = int(allowed.sum()), evidence.fit.form.spec
+    return Decision(form, n, gain, error, after, sure, min(settles, 1.0), largest, noise, misfit, state)
 
 
 @dataclass(frozen=True)
