@@ -13,10 +13,11 @@ from pplscape.laws.build import build, design_numbers
 from pplscape.laws.cures import cure, menu_of, pick, say, separate
 from pplscape.laws.fit import Fit, fit_form
 from pplscape.laws.forms import get_form
+from pplscape.laws.forms.base import Data, Frame
 from pplscape.laws.forms.d_only import DOnly
 from pplscape.laws.information import Knowledge
 from pplscape.laws.uncertainty import Noise, uncertainty
-from pplscape.runs import RunTable
+from pplscape.runs import Compositions, RunTable
 
 NOISE = Noise(trunk=0.0, run=0.01, freedom=20.0)
 SIZES = (256_000.0, 512_000.0)
@@ -177,6 +178,24 @@ def test_a_form_with_columns_of_its_own_is_left_alone() -> None:
     runs = replace(power_world(0), unique_tokens=np.ones(12))
     fit: Fit = fit_form(OtherColumn(), runs)
     assert cure(fit, runs, NOISE, ["E"], scattered(fit)) is None
+
+
+class Relative(DOnly):
+    """A form whose parameters are relative to the mean size of the table it is fitted to."""
+
+    def reframe(self, compositions: Compositions, frame: Frame) -> Frame:
+        return replace(frame, centre=(float(np.log(compositions.tokens).mean()), 0.0))
+
+    def data(self, compositions: Compositions, frame: Frame) -> Data:
+        size = np.log(compositions.tokens) - frame.centre[0]
+        return {"X": np.stack([np.ones_like(size), -size], axis=-1)}
+
+
+def test_parameters_that_depend_on_the_table_are_left_alone() -> None:
+    runs = power_world(0)
+    fit = fit_form(Relative(), runs)
+    assert cure(fit, runs, NOISE, ["E"], scattered(fit)) is None
+    assert cure(fit_form("d-only", runs), runs, NOISE, ["E"], scattered(fit)) is not None
 
 
 def test_the_warning_of_an_unidentified_floor_names_a_pilot() -> None:

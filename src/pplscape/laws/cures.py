@@ -64,11 +64,12 @@ def cure(
     places = [list(fit.params).index(name) for name in names]
     lines = ((up - down) / (2 * STEP)).T[places]
     taken = pick(known, derivatives(setting, theta, menu.pilots)[1][0], lines)
-    before = _spreads(fit, refits, names)
-    narrowing = [
-        1 - _spreads(fit, _refits(fit, runs, menu.pilots.take(taken[: i + 1]), noise), names) / before
-        for i in range(len(taken))
-    ]
+    before, narrowing = _spreads(fit, refits, names), []
+    for i in range(len(taken)):
+        after = _refits(fit, runs, menu.pilots.take(taken[: i + 1]), noise)
+        if after is None:
+            return None
+        narrowing.append(1 - _spreads(fit, after, names) / before)
     return say(taken, narrowing, names, menu.words)
 
 
@@ -79,8 +80,11 @@ def _spreads(fit: Fit, refits: Floats, names: Sequence[str]) -> Floats:
     return np.maximum(np.sqrt(np.mean(np.square(away), axis=1)), 1e-300)
 
 
-def _refits(fit: Fit, runs: RunTable, pilots: Compositions, noise: Noise) -> Floats:
-    """Parameters [REFITS, P] of refits to simulated losses of the runs and further pilots, each a trunk of its own."""
+def _refits(fit: Fit, runs: RunTable, pilots: Compositions, noise: Noise) -> Floats | None:
+    """Parameters [REFITS, P] of refits to simulated losses of the runs and further pilots, each a trunk of its own.
+
+    None for a form whose parameters depend on the table it is fitted to: they mean something else in a larger one.
+    """
     loss = np.exp(fit.log_loss(pilots))
     asked = {k: v for k, v in vars(pilots).items() if v is not None}
     columns: dict[str, Any] = {k: np.concatenate([getattr(runs, k), v]) for k, v in asked.items()}
@@ -95,7 +99,12 @@ def _refits(fit: Fit, runs: RunTable, pilots: Compositions, noise: Noise) -> Flo
         noise=None if runs.noise is None else np.append(runs.noise, np.full(len(new), np.median(runs.noise))),
     )
     frame = setting_of(fit.form, table, fit.delta).frame
-    moved = replace(fit, frame=frame, theta=fit.form.theta(np.array([*fit.params.values()]), frame))
+    values = np.array([*fit.params.values()])
+    if len(fit.form.names(frame)) != len(values):
+        return None
+    moved = replace(fit, frame=frame, theta=fit.form.theta(values, frame))
+    if not np.allclose(moved.log_loss(runs), fit.log_loss(runs), atol=1e-6):
+        return None
     return fit.form.params(uncertainty(moved, table, REFITS, noise=noise).draws, frame)
 
 
