@@ -116,6 +116,12 @@ def candidates(fine: Fine, coarse: Index, cap: Floats, seed: int) -> list[tuple[
     return found
 
 
+def thinned(shares: Floats) -> Floats:
+    """The shares [F] without those that would not buy a chunk."""
+    kept = np.where(shares < NEGLIGIBLE, 0.0, shares)
+    return kept / kept.sum()
+
+
 def features(fine: Fine, coarse: Index, shares: Floats) -> Floats:
     """What a law could see of a regime: a quadratic in (mean, spread) and the coarse bin shares."""
     pool_mean, pool_std = fine.moments(fine.share)
@@ -148,7 +154,7 @@ def choose_regimes(
         best = left.pop(int(np.argmax(gains)))
         information += np.outer(rows[best], rows[best])
         kind, shares = pool[best]
-        shares = np.where(shares < NEGLIGIBLE, 0.0, shares) / shares[shares >= NEGLIGIBLE].sum()
+        shares = thinned(shares)
         number = sum(r.kind == kind for r in regimes)
         regimes.append(Regime(f"{kind}-{number}", kind, 0, tuple(float(v) for v in shares), *fine.moments(shares)))
     return regimes

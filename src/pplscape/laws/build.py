@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from pplscape.laws.choose import Choice, Trial, choose
+from pplscape.laws.cures import cure, separate
 from pplscape.laws.forms import Form
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.laws.law import Law, law_of
 from pplscape.laws.optimum import arena_of, optimum
 from pplscape.laws.table import labels, seed_noise, size_classes
-from pplscape.laws.uncertainty import Uncertainty, uncertainty
+from pplscape.laws.uncertainty import Noise, Uncertainty, uncertainty
 from pplscape.laws.words import verdict
 from pplscape.runs import RunTable
 
@@ -37,7 +38,7 @@ def build(
     laws = {t.spec: _law(t, runs, bootstrap, seed, feasible) for t in choice.fitted}
     law = laws.pop(choice.chosen)
     others = sorted(laws.values(), key=lambda other: other.diagnostics["cv_mae"])
-    warnings = list(runs.meta.get("warnings", [])) + _warnings(law, choice)
+    warnings = list(runs.meta.get("warnings", [])) + _warnings(law, choice, runs, feasible or {})
     law = replace(law, choice=rows, alternatives=others, warnings=warnings)
     return replace(law, verdict=verdict(choice, law, runs)), choice
 
@@ -76,12 +77,17 @@ def _optimum(
     form, fit = trial.form, trial.fit
     if not isinstance(form, PlaneForm) or fit is None:
         return {"kind": "none"}
-    points = None if feasible is None else feasible.get(form.scale or "")
-    arena = arena_of(form, runs, None if points is None else np.asarray(points))
+    arena = arena_of(form, runs, _points(feasible or {}, form.scale))
     if arena is None:
         return {"kind": "none", "reason": "the pilots lie on a line in (mean, spread): there is no area to search"}
     draws = None if found is None else form.params(found.draws, fit.frame)
     return optimum(form, np.array(list(fit.params.values())), fit.frame, arena, draws, LEVEL)
+
+
+def _points(feasible: Mapping[str, Sequence[Sequence[float]]], scale: str | None) -> Floats | None:
+    """The feasible (mean, std) points [k, 2] on a scale, where they are known."""
+    found = feasible.get(scale or "")
+    return None if found is None else np.asarray(found, np.float64)
 
 
 def diagnostics(trial: Trial, runs: RunTable) -> dict[str, Any]:
@@ -126,21 +132,34 @@ def design_numbers(runs: RunTable, scale: str | None) -> tuple[float | None, dic
     return condition, {k: float(v) for k, v in zip(varying, inverse, strict=True)}
 
 
-def _warnings(law: Law, choice: Choice) -> list[str]:
+def _warnings(law: Law, choice: Choice, runs: RunTable, feasible: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
     found = [f"{t.spec}: {t.warning}." for t in choice.fitted if t.warning]
-    vif = law.diagnostics["vif"] or {}
-    if vif.get("ln spread", 0) > 10:
-        found.append(
-            "Mean and spread hardly vary apart in these pilots; pilots of high mean with low spread, and the reverse, "
-            "would separate them."
-        )
+    noise = _noise(law)
+    inflation = (law.diagnostics["vif"] or {}).get("ln spread", 0)
+    if inflation > 10:
+        scale = law.scale or ("nll" if has_moments(runs, "nll") else "ppl")
+        remedy = separate(runs, scale, noise, _points(feasible, scale))
+        words = f"Mean and spread hardly vary apart in these pilots (variance inflation {inflation:.0f})."
+        found.append(" ".join([words, remedy or "Pilots of high mean with low spread would separate them."]))
     if law.diagnostics["seed_noise"] is None:
         found.append("No regime is repeated: three random-regime pilots with different seeds would measure the noise.")
     unidentified = [k for k, v in law.intervals.items() if isinstance(v, dict)]
     if unidentified:
         names = ", ".join(unidentified)
-        found.append(f"{names} of {law.form} cannot be identified from these runs; predictions may still be sound.")
+        fit = choice.trial(law.form).fit
+        assert fit is not None
+        refits = np.asarray(law.resamples["params"], np.float64)
+        remedy = cure(fit, runs, noise, unidentified, refits, _points(feasible, law.scale))
+        words = f"{names} of {law.form} cannot be identified from these runs; predictions may still be sound."
+        found.append(" ".join(filter(None, [words, remedy])))
     trunks = law.diagnostics["n_trunks"]
     if trunks < 8:
         found.append(f"{trunks} trunks are few: intervals rest on few degrees of freedom; 8 or more are better.")
     return found
+
+
+def _noise(law: Law) -> Noise:
+    """The law's noise, or, without refits, the seed noise (1 % where that is unknown, too)."""
+    if law.resamples:
+        return Noise(*(float(law.resamples[k]) for k in ("noise_trunk", "noise_run", "freedom")))
+    return Noise(0.0, law.diagnostics["seed_noise"] or 0.01, float(law.diagnostics["n_runs"]))

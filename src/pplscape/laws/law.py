@@ -204,17 +204,22 @@ def law_of(fit: Fit, runs: RunTable, found: Uncertainty | None = None, level: fl
     return law
 
 
+def distances(name: str, value: float, draws: Floats) -> tuple[Floats, bool]:
+    """(distances [B] of refits from an estimate, whether they are logarithmic: where everything is positive)."""
+    positive = bool(value > 0 and draws.min() > 0 and name != "E")
+    return (np.log(draws / value) if positive else draws - value), positive
+
+
 def _interval(name: str, value: float, draws: Floats, level: float, stretch: float, smallest: float) -> Any:
     """Symmetric about the estimate: the `level` quantile of the refits' distances from it, stretched by t / z.
 
     On the log scale where everything is positive. Distances hold the refits' bias (shrinkage) as well as their spread.
     """
-    positive = value > 0 and draws.min() > 0 and name != "E"
+    away, positive = distances(name, value, draws)
+    distance = float(np.quantile(np.abs(away), level)) * stretch
     if positive:
-        distance = float(np.quantile(np.abs(np.log(draws / value)), level)) * stretch
         low, high = value * np.exp(-min(distance, 600.0)), value * np.exp(min(distance, 600.0))
     else:
-        distance = float(np.quantile(np.abs(draws - value), level)) * stretch
         low, high = value - distance, value + distance
     if name == "E":
         low, high = max(low, 0.0), min(high, smallest)

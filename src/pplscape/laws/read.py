@@ -33,16 +33,19 @@ LISTS = ("bin_tokens", "bin_unique_tokens")
 LEAST_RUNS = 4
 
 
-def read_runs(path: Path | str, columns: Mapping[str, str] | None = None, scale: str | None = None) -> RunTable:
-    """The runs of a table; `columns` maps keys (`loss D mu sigma N U L0 r group regime noise bins=PREFIX*`, or names of
-    runs.jsonl) to the table's columns, `mu` and `sigma` being on `scale` (default ppl).
+def read_runs(
+    path: Path | str | Sequence[Path | str], columns: Mapping[str, str] | None = None, scale: str | None = None
+) -> RunTable:
+    """The runs of a table, or of several under each other (a later round of pilots).
+
+    `columns` maps keys (`loss D mu sigma N U L0 r group regime noise bins=PREFIX*`, or names of runs.jsonl) to the
+    table's columns, `mu` and `sigma` being on `scale` (default ppl).
 
     Failed runs and losses that are not finite are skipped; how many and which is in `meta["skipped"]`, what else is
     worth knowing in `meta["warnings"]`. UserError if the rest cannot be fitted.
     """
-    path = Path(path)
-    path = path / "runs.jsonl" if path.is_dir() else path
-    table = _read(path)
+    paths = [path] if isinstance(path, (Path, str)) else path
+    path, table = _read_all(paths)
     mapping = _mapping(columns or {}, scale or "ppl")
     found = _pick(table, mapping, path)
     keep, skipped = _usable(found, path)
@@ -66,6 +69,16 @@ def read_runs(path: Path | str, columns: Mapping[str, str] | None = None, scale:
     runs = RunTable(**arrays, bins_hash=bins_hash, meta=meta)
     _check(runs, replay, path)
     return runs
+
+
+def _read_all(paths: Sequence[Path | str]) -> tuple[Path, Columns]:
+    """(what to call the tables in messages, their rows under each other); what a table lacks is None there."""
+    files = [Path(p) / "runs.jsonl" if Path(p).is_dir() else Path(p) for p in paths]
+    tables = [_read(file) for file in files]
+    rows = [len(next(iter(table.values()), [])) for table in tables]
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    together = {k: [v for t, n in zip(tables, rows, strict=True) for v in t.get(k, [None] * n)] for k in names}
+    return Path(" + ".join(str(file) for file in files)), together
 
 
 def _read(path: Path) -> Columns:

@@ -110,15 +110,19 @@ class Uncertainty:
 
 
 def uncertainty(
-    fit: Fit, runs: RunTable, resamples: int = 500, seed: int = 0, method: str = "parametric"
-) -> Uncertainty:
-    """Refit `resamples` simulated tables; method `parametric` (variance components) or `wild` (cluster, Rademacher)."""
+    fit: Fit, runs: RunTable, resamples: int = 500, seed: int = 0, method: str = "parametric",
+    noise: Noise | None = None,
+) -> Uncertainty:  # fmt: skip
+    """Refit `resamples` simulated tables; method `parametric` (variance components) or `wild` (cluster, Rademacher).
+
+    `noise` is used instead of what the residuals say.
+    """
     setting = setting_of(fit.form, runs, fit.delta)
     weight, groups = noise_weights(runs), labels(runs, "group")
     log_loss = np.log(runs.loss)
     problem = problem_of(setting, log_loss[None], weight[None], np.array([fit.strength]))
     pull, residual, _ = smoother(problem, fit.theta[None])
-    noise = variance_components(pull[0], residual[0], groups, weight)
+    noise = noise or variance_components(pull[0], residual[0], groups, weight)
     rng = np.random.default_rng(seed)
     if method == "wild":
         errors = _wild(pull[0], residual[0], groups, rng, resamples)

@@ -25,11 +25,14 @@ from pplscape.runs import RunTable
 
 VERSION = 1
 
-__all__ = ["fit", "load_runs", "read_runs"]
+Tables = Path | str | Sequence[Path | str]
+"""One table of runs, or several that are fitted together: files, or folders of `pplscape pilot`."""
+
+__all__ = ["Tables", "fit", "load_runs", "read_runs", "tables_of"]
 
 
 def fit(
-    runs_path: Path | str,
+    runs_path: Tables,
     *,
     out: Path | str,
     forms: Sequence[str] | None = None,
@@ -40,7 +43,7 @@ def fit(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """Fit, compare and explain laws; returns the output folder.
+    """Fit, compare and explain laws on one table of runs or on several together; returns the output folder.
 
     `columns` maps keys to column names (see `laws.read`), `bootstrap` is the number of refits behind the intervals
     (0: none), `scale` (`ppl` or `nll`) replaces every form's own, `landscape` is a landscape.json: bins, winsor limits
@@ -48,11 +51,8 @@ def fit(
     """
     if scale not in (None, "ppl", "nll"):
         raise UserError(f"--scale must be ppl or nll, not {scale}.")
-    source = Path(runs_path)
-    source = source / "runs.jsonl" if source.is_dir() else source
-    if not source.exists():
-        raise UserError(f"There is no table of runs at {source}.")
-    inputs: dict[str, Path | str] = {"runs": source}
+    tables = tables_of(runs_path)
+    inputs: dict[str, Path | str] = {**tables}
     if landscape is not None:
         inputs["landscape"] = Path(landscape)
     wanted = list(forms) if forms else None
@@ -62,7 +62,7 @@ def fit(
     ) as folder:
         if not folder.finished:
             facts = _read_landscape(Path(landscape)) if landscape is not None else {}
-            runs = load_runs(source, columns, scale, facts)
+            runs = load_runs(list(tables.values()), columns, scale, facts)
             law, choice = build(
                 runs, forms, scale=scale, bootstrap=bootstrap, seed=seed, feasible=facts.get("feasible")
             )
@@ -75,8 +75,18 @@ def fit(
     return Path(out)
 
 
+def tables_of(runs: Tables) -> dict[str, Path]:
+    """Input name -> file of each table; UserError if one is missing."""
+    given = [runs] if isinstance(runs, (Path, str)) else list(runs)
+    paths = [Path(p) / "runs.jsonl" if Path(p).is_dir() else Path(p) for p in given]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"There is no table of runs at {path}.")
+    return {"runs" if i == 0 else f"runs {i + 1}": path for i, path in enumerate(paths)}
+
+
 def load_runs(
-    path: Path | str,
+    path: Tables,
     columns: Mapping[str, str] | None = None,
     scale: str | None = None,
     facts: Mapping[str, Any] | None = None,

@@ -1,19 +1,23 @@
-"""plan: which pilots to run on this landscape, and what they will cost."""
+"""plan: which pilots to run on this landscape, and what they will cost; with earlier runs, which to run next."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pplscape.adaptive import describe, evidence_of, menu_of, next_trunks, regimes_of
 from pplscape.cost import estimate
-from pplscape.design import Fine, choose_regimes, choose_sizes, diagnose, trunk_tokens
+from pplscape.design import Fine, Regime, choose_regimes, choose_sizes, diagnose, trunk_tokens
 from pplscape.draw.budget import parse_budget
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, read_json
+from pplscape.runs import RunTable
+from pplscape.stages.fit import Tables, load_runs, tables_of
 from pplscape.statistics import Bins
 from pplscape.training.schedule import Recipe
 
@@ -22,13 +26,16 @@ VERSION = 1
 
 def plan(
     landscape: Path | str, *, budget: str | int, pilot_tokens: int, out: Path | str, designed: int = 9,
-    random_seeds: int = 3, recipe: Recipe | None = None, n_params: int | None = None, seed: int = 0,
+    random_seeds: int = 3, recipe: Recipe | None = None, n_params: int | None = None,
+    runs: Tables | None = None, forms: Sequence[str] | None = None, seed: int = 0,
     overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/plan.json: regimes, sizes, depletion, design diagnostics, tokens and FLOPs. Nothing is trained.
 
     `pilot_tokens`: domain tokens to spend on all pilots; `designed`: regimes besides the random ones;
-    `n_params`: for the FLOPs (6 x parameters x tokens).
+    `n_params`: for the FLOPs (6 x parameters x tokens). `runs`: tables of the pilots that ran already; the plan is
+    then adaptive: only the trunks to run next, chosen for the decision at this budget by the law that `forms` (default
+    all) give on those runs (`pplscape.adaptive`); `designed` and `random_seeds` have no say.
     """
     landscape, recipe = Path(landscape), recipe or Recipe()
     file = landscape / "landscape.json" if landscape.is_dir() or not landscape.suffix else landscape
@@ -42,12 +49,19 @@ def plan(
         "budget": tokens, "pilot_tokens": pilot_tokens, "designed": designed, "random_seeds": random_seeds,
         "recipe": asdict(recipe), "n_params": n_params,
     }  # fmt: skip
+    inputs: dict[str, Path | str] = {"landscape": landscape}
+    if runs is not None:
+        config |= {"designed": None, "random_seeds": None, "forms": list(forms) if forms else None}
+        inputs |= tables_of(runs)
     with StageFolder(
-        Path(out), stage="plan", version=VERSION, config=config, inputs={"landscape": landscape}, seed=seed,
-        overwrite=overwrite,
-    ) as folder:  # fmt: skip
+        Path(out), stage="plan", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
+    ) as folder:
         if not folder.finished:
-            content = make_plan(facts, tokens, pilot_tokens, designed, random_seeds, recipe, n_params, seed)
+            if runs is None:
+                content = make_plan(facts, tokens, pilot_tokens, designed, random_seeds, recipe, n_params, seed)
+            else:
+                ran = load_runs(list(tables_of(runs).values()), facts=facts)
+                content = make_next_plan(facts, ran, tokens, pilot_tokens, forms, recipe, n_params, seed)
             folder.write_json("plan.json", content)
             folder.finish({"trunks": len(content["regimes"]), "runs": content["design"]["runs"]})
     return Path(out)
@@ -64,11 +78,46 @@ def make_plan(
     depletion = budget / facts["tokens"]
     sizes = choose_sizes(pilot_tokens, designed + random_seeds, recipe.cooldown_share, budget, recipe.step_tokens)
     regimes = choose_regimes(fine, coarse_bins.of(fine.mean), depletion, designed, random_seeds, seed)
+    return _content(facts, budget, regimes, sizes, recipe, n_params) | {"design": diagnose(regimes, sizes)}
+
+
+def make_next_plan(
+    facts: dict[str, Any], runs: RunTable, budget: int, pilot_tokens: int, forms: Sequence[str] | None, recipe: Recipe,
+    n_params: int | None, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The content of plan.json for the trunks to run after `runs`; a pure function."""
+    _check_comparable(runs, recipe)
+    menu = menu_of(facts, budget, None if runs.n_params is None else float(np.median(runs.n_params)), seed)
+    evidence = evidence_of(runs, forms, seed=seed)
+    found = next_trunks(evidence, menu, budget, pilot_tokens, recipe.cooldown_share, 2 * recipe.step_tokens)
+    regimes = regimes_of(found.chosen, menu, runs)
+    content = _content(facts, budget, regimes, found.sizes, recipe, n_params)
+    return content | describe(found, regimes, runs)
+
+
+def _check_comparable(runs: RunTable, recipe: Recipe) -> None:
+    """UserError for runs that were not planned here, or were trained otherwise than the next ones would be."""
+    if runs.nll_mean is None or runs.nll_std is None:
+        raise UserError("--runs lacks nll_mean and nll_std; adaptive planning needs the runs.jsonl of pplscape pilot.")
+    now = asdict(recipe)
+    for text in {s for s in runs.meta.get("schedule", []) if str(s).startswith("{")}:
+        changed = [f"{k} {v}" for k, v in json.loads(text).items() if now.get(k) != v]
+        if changed:
+            raise UserError(
+                f"The runs were trained with {', '.join(changed)}; give the same, or new losses cannot be compared."
+            )
+
+
+def _content(
+    facts: dict[str, Any], budget: int, regimes: list[Regime], sizes: list[int], recipe: Recipe, n_params: int | None
+) -> dict[str, Any]:
+    """plan.json but for its diagnostics."""
     trained = len(regimes) * trunk_tokens(sizes, recipe.cooldown_share)
+    fine_facts = facts["fine_bins"]
     return {
         "budget": budget,
         "pool_tokens": facts["tokens"],
-        "depletion": depletion,
+        "depletion": budget / facts["tokens"],
         "sizes": sizes,
         "cooldown_share": recipe.cooldown_share,
         "learning_rate": recipe.learning_rate,
@@ -80,7 +129,6 @@ def make_plan(
             }
             for r in regimes
         ],
-        "design": diagnose(regimes, sizes),
         "cost": {"tokens": trained, "flops": 6 * n_params * trained if n_params else None},
         "bins": facts["bins"],
         "fine_bins": {k: fine_facts[k] for k in ("edges", "share")},
@@ -108,5 +156,6 @@ def summary(folder: Path) -> str:
             f"{design['runs']} runs on {design['trunks']} trunks: {cost['tokens']:,} tokens{flops}",
             f"condition number {design['condition_number']:.1f}, VIF {design['vif']:.2f}, "
             f"correlation of mean and spread {design['mean_std_correlation']:+.2f}",
+            *([content["adaptive"]["sentence"]] if "adaptive" in content else []),
         ]
     )

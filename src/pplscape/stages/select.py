@@ -19,7 +19,7 @@ from pplscape.draw.strategies import STRATEGIES
 from pplscape.errors import UserError
 from pplscape.laws.law import Law
 from pplscape.manifest import StageFolder
-from pplscape.stages.fit import read_runs
+from pplscape.stages.fit import Tables, read_runs, tables_of
 from pplscape.statistics import Scale
 from pplscape.text.cutback import write_subset
 from pplscape.text.prepared import Prepared
@@ -31,7 +31,7 @@ PART_ROWS = 1_000_000
 
 def select(
     scores: Path | str, *, budget: str | float | None = None, out: Path | str, strategy: str = "auto",
-    law: Path | str | None = None, form: str | None = None, runs: Path | str | None = None,
+    law: Path | str | None = None, form: str | None = None, runs: Tables | None = None,
     columns: Mapping[str, str] | None = None, target_mean: float | None = None, target_std: float | None = None,
     scale: Scale = "ppl", band: tuple[float, float] | None = None, temperature: float = 1.0, max_epochs: float = 1.0,
     corpus: Path | str | None = None, text_columns: Columns | None = None, resamples: int = 200, seed: int = 0,
@@ -40,8 +40,9 @@ def select(
     """Write OUT/selection.json, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus` OUT/subset/.
 
     `budget`: tokens (`2000000`, `2e6`, `2M`) or a share of the pool (`10%`); only `full` needs none. `law`: law.json;
-    `form`: use that entry of it. `runs`, `columns`: the pilots, for the gate and paired intervals. Targets are on
-    `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
+    `form`: use that entry of it. `runs`, `columns`: the pilots, one table or several, for the gate and paired
+    intervals. Targets are on `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to
+    cut the text back.
     `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate.
     """
     options = Options(
@@ -49,8 +50,10 @@ def select(
         temperature=temperature, max_epochs=max_epochs,
     )  # fmt: skip
     _check_names(strategy, form, law, target_mean, target_std, scale)
-    given = {"scores": scores, "law": law, "runs": runs, "corpus": corpus}
+    given = {"scores": scores, "law": law, "corpus": corpus}
+    tables = {} if runs is None else tables_of(runs)
     inputs: dict[str, Path | str] = {k: _existing(k, Path(v)) for k, v in given.items() if v is not None}
+    inputs |= tables
     config = {
         "strategy": strategy, "budget": str(budget), "form": form, "scale": scale, "band": band, "resamples": resamples,
         "target": asdict(options.target) if options.target else None, "temperature": temperature,
@@ -64,7 +67,7 @@ def select(
             pool = Pool.read(scores)
             tokens = _budget_of(pool, strategy, budget, max_epochs)
             fitted = Law.from_json(Path(law)) if law else None
-            pilots = read_runs(Path(runs), dict(columns or {})) if runs and fitted else None
+            pilots = read_runs(list(tables.values()), dict(columns or {})) if tables and fitted else None
             if strategy == "auto" and fitted and not form:
                 form = challenger(fitted).form
             judge = judge_of(pool, fitted, pilots, form, resamples, seed)
