@@ -299,7 +299,7 @@ def pilot(
 def fit(
     runs: Annotated[Path, typer.Argument(help="Any table of training runs: CSV, JSONL or Parquet.")],
     out: Out,
-    form: Annotated[str | None, typer.Option(help="Forms, comma-separated; default: all the columns permit.")] = None,
+    form: Annotated[str | None, typer.Option(help="Forms, comma-separated; your own: module:Class.")] = None,
     columns: Annotated[str | None, typer.Option(help="loss=COL,D=COL,mu=COL,sigma=COL,N=COL,bins=PREFIX*,...")] = None,
     bootstrap: int = 500,
     scale: Annotated[str | None, typer.Option(help="ppl or nll; default: each form's own.")] = None,

@@ -27,6 +27,9 @@ class Compositions:
     bin_unique_tokens: Floats | None = None
     n_params: Floats | None = None
     unique_tokens: Floats | None = None
+    """U: how many of the D tokens are different ones."""
+    replay_share: Floats | None = None
+    """Share of general text in what was trained on; 1 - r for the share r of domain text."""
 
     def __len__(self) -> int:
         return len(self.tokens)
