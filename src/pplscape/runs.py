@@ -28,8 +28,8 @@ class Compositions:
     n_params: Floats | None = None
     unique_tokens: Floats | None = None
     """U: how many of the D tokens are different ones."""
-    replay_share: Floats | None = None
-    """Share of general text in what was trained on; 1 - r for the share r of domain text."""
+    domain_share: Floats | None = None
+    """r: share of domain text in what was trained on, 1 - replay_share."""
 
     def __len__(self) -> int:
         return len(self.tokens)

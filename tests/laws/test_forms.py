@@ -28,7 +28,7 @@ SPECS = (
 def runs() -> RunTable:
     table = worlds.table("utility", trunks=10)
     columns = {"n_params": np.geomspace(1e6, 1e8, len(table)), "unique_tokens": np.full(len(table), 1e5)}
-    columns["replay_share"] = np.tile([0.0, 0.2, 0.5, 0.8, 1.0], 6)
+    columns["domain_share"] = np.tile([0.0, 0.2, 0.5, 0.8, 1.0], 6)
     return RunTable(**{**vars(table), **columns})
 
 

@@ -111,7 +111,7 @@ def test_dcpt_formula_and_planted_parameters(spec: str) -> None:
     loss = p["E"] + p["B"] * r ** p["eta"] / d ** p["beta"] + p["C"] / (r + p["eps"]) ** p["gamma"]
     if spec == "dcpt":
         loss = loss + p["A"] / n ** p["alpha"]
-    runs = RunTable(tokens=d, n_params=n, replay_share=1 - r, loss=loss)
+    runs = RunTable(tokens=d, n_params=n, domain_share=r, loss=loss)
     fit = fit_form(spec, runs)
     values = np.array([[p["eps" if k == "epsilon" else k] for k in fit.params]])
     np.testing.assert_allclose(np.exp(fit.form.log_loss(values, runs, Frame()))[0], loss, rtol=1e-12)
@@ -122,8 +122,8 @@ def test_dcpt_in_domain_tokens_is_the_same_law() -> None:
     """B r^eta / (D / r)^beta = B r^(eta + beta) / D^beta: counting only domain tokens moves eta by beta."""
     r, total = np.array([0.2, 0.7]), np.array([1e8, 1e9])
     form = get_form("dcpt:one-model")
-    of_all = Compositions(tokens=total, replay_share=1 - r)
-    of_domain = Compositions(tokens=total * r, replay_share=1 - r)
+    of_all = Compositions(tokens=total, domain_share=r)
+    of_domain = Compositions(tokens=total * r, domain_share=r)
     names = form.names(Frame())
     p = dict(zip(names, [300.0, 0.2, 1.5, 0.3, 0.5, 0.4, 0.05], strict=True))
     moved = p | {"eta": p["eta"] + p["beta"]}
@@ -136,5 +136,5 @@ def test_what_a_table_cannot_tell() -> None:
     fresh = replace(runs, unique_tokens=runs.tokens)
     assert "no run repeats its data" in str(obstacle(get_form("data-constrained"), fresh)[0])
     assert obstacle(get_form("data-constrained"), replace(runs, unique_tokens=None))[0] == "needs unique_tokens"
-    mixed = replace(runs, replay_share=np.where(np.arange(60) % 2, 0.1, 0.3))
-    assert obstacle(get_form("dcpt"), mixed)[0] == "needs at least 3 different values of replay_share"
+    mixed = replace(runs, domain_share=np.where(np.arange(60) % 2, 0.1, 0.3))
+    assert obstacle(get_form("dcpt"), mixed)[0] == "needs at least 3 different values of domain_share"

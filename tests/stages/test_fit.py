@@ -195,7 +195,9 @@ def test_bins_may_be_shares_and_r_is_the_domain(tmp_path: Path, rows: list[dict[
     runs = read_runs(write(tmp_path / "runs.jsonl", shares), {"r": "mix"})
     assert "read as shares of D" in " ".join(runs.meta["warnings"])
     np.testing.assert_allclose(runs.bin_tokens.sum(1), runs.tokens)
-    np.testing.assert_allclose(runs.replay_share, 0.2)
+    np.testing.assert_allclose(runs.domain_share, 0.8)
+    replayed = read_runs(write(tmp_path / "runs.jsonl", [r | {"replay_share": 0.3} for r in rows]))
+    np.testing.assert_allclose(replayed.domain_share, 0.7)
 
 
 def test_what_should_not_be_mixed_is_warned_of(tmp_path: Path, rows: list[dict[str, Any]]) -> None:

@@ -122,7 +122,7 @@ def obstacle(form: Form, runs: RunTable) -> tuple[str | None, str | None]:
     n_sizes, span = int(size_classes(runs.tokens).max()) + 1, float(runs.tokens.max() / runs.tokens.min())
     if form.uses_size and n_sizes < 2 and not form.at_one_size:
         return "all runs have the same D; needs at least 3 sizes over 8x", None
-    for column in ("n_params", "replay_share"):
+    for column in ("n_params", "domain_share"):
         if column in form.columns and len(np.unique(getattr(runs, column))) < 3:
             return f"needs at least 3 different values of {column}", None
     if reason := form.unsuited(runs):

@@ -26,7 +26,7 @@ KEYS = {
     "group": "group", "regime": "regime", "noise": "noise", "bins": "bin_tokens",
 }  # fmt: skip
 """Keys of --columns and the names they have in runs.jsonl; `mu` and `sigma` go to the moments of the scale in use, and
-`r`, the share of domain text as in the D-CPT law, is kept as replay_share = 1 - r."""
+`r` is the share of domain text as in the D-CPT law, 1 - replay_share."""
 NUMBERS = (
     "tokens", "loss", "base_loss", "nll_mean", "nll_std", "ppl_mean", "ppl_std", "n_params", "unique_tokens", "noise",
     "replay_share", "domain_share", "seed",
@@ -62,8 +62,9 @@ def read_runs(path: Path | str, columns: Mapping[str, str] | None = None, scale:
         if name in found:
             meta[name] = [found[name][i] for i in keep]
     bins_hash = _one_hash([found["bins_hash"][i] for i in keep] if "bins_hash" in found else [], path)
-    if "domain_share" in arrays:
-        arrays["replay_share"] = 1 - arrays.pop("domain_share")
+    replay = arrays.pop("replay_share", None)
+    if replay is not None:
+        arrays.setdefault("domain_share", 1 - replay)
     arrays |= _shares_to_tokens(arrays, warnings)
     if "seed" in arrays:
         arrays["seed"] = arrays["seed"].astype(np.int64)
@@ -259,7 +260,7 @@ def _check(runs: RunTable, path: Path) -> None:
         raise UserError(f"{path} has losses of 0 or below ({runs.loss.min():.4g}); they must be nats/token, above 0.")
     if (runs.tokens <= 0).any():
         raise UserError(f"{path} has runs of {runs.tokens.min():.4g} tokens; D must be above 0.")
-    if runs.replay_share is not None and ((runs.replay_share < 0) | (runs.replay_share > 1)).any():
+    if runs.domain_share is not None and ((runs.domain_share < 0) | (runs.domain_share > 1)).any():
         raise UserError(f"{path} has shares of domain or replayed text outside 0 to 1.")
     if runs.bin_tokens is not None and (runs.bin_tokens < 0).any():
         raise UserError(f"{path} has negative tokens in bins.")
@@ -270,7 +271,7 @@ def _check(runs: RunTable, path: Path) -> None:
     warnings: list[str] = runs.meta["warnings"]
     if len(set(labels(runs, "regime"))) < LEAST_RUNS:
         warnings.append("Fewer than 4 regimes say nothing of composition; add pilots of other mean and spread.")
-    if runs.replay_share is not None and np.ptp(runs.replay_share) > 1e-9:
+    if runs.domain_share is not None and np.ptp(runs.domain_share) > 1e-9:
         warnings.append("Runs with different replay shares are mixed; only the form dcpt can compare their losses.")
     if len({str(s) for s in runs.meta.get("schedule", [])}) > 1:
         warnings.append("Runs with different schedules are mixed; fit annealed and un-annealed losses apart.")

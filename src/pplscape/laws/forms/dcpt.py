@@ -25,7 +25,7 @@ class DCPT(PowerSum):
 
     name = "dcpt"
     variants = ("full", "one-model")
-    columns: ClassVar[tuple[str, ...]] = ("tokens", "n_params", "replay_share")
+    columns: ClassVar[tuple[str, ...]] = ("tokens", "n_params", "domain_share")
     parameters = ("A", "B", "C", "E", "alpha", "beta", "gamma", "eta", "epsilon")
     logged = frozenset({"A", "B", "C", "E", "epsilon"})
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
@@ -39,8 +39,8 @@ class DCPT(PowerSum):
     tilt: ClassVar[Mapping[str, tuple[str, str]]] = {"A": ("alpha", "log_n"), "B": ("beta", "log_d")}
 
     def data(self, compositions: Compositions, frame: Frame) -> Data:
-        assert compositions.replay_share is not None
-        r = 1 - compositions.replay_share
+        assert compositions.domain_share is not None
+        r = compositions.domain_share
         found = {"log_d": np.log(compositions.tokens), "r": r, "log_r": np.log(np.maximum(r, 1e-9))}
         if "n_params" in self.columns:
             assert compositions.n_params is not None
@@ -95,7 +95,7 @@ class DCPT(PowerSum):
 class DCPTOneModel(DCPT):
     """one-model: L = E + B r^eta / D^beta + C / (r + epsilon)^gamma."""
 
-    columns = ("tokens", "replay_share")
+    columns = ("tokens", "domain_share")
 
     def absent(self) -> dict[str, float]:
         return {"A": -np.inf, "alpha": 1.0}

@@ -25,11 +25,11 @@ from pplscape.runs import Compositions
 
 LENGTH = 3.0
 """Length scale, in standard deviations of the pilots: of 1.5, 3 and 5 the best in most simulated worlds."""
-SPREADS = (0.003, 0.01, 0.03, 0.1, 0.3)
+SPREADS = (0.003, 0.01, 0.03, 0.1)
 """Candidates for the standard deviation of f, in ln L."""
 MEAN_TERMS = 3
 MOST_POINTS = 64
-LEAST_VARIANCE = 1e-3
+LEAST_VARIANCE = 5e-3
 """A pilot joins Z while this share of its prior variance is unexplained by Z."""
 START_NOISE = 0.01
 """Relative noise over spread assumed for the starting values only."""
