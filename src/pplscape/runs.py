@@ -27,6 +27,9 @@ class Compositions:
     bin_unique_tokens: Floats | None = None
     n_params: Floats | None = None
     unique_tokens: Floats | None = None
+    """U: how many of the D tokens are different ones."""
+    domain_share: Floats | None = None
+    """r: share of domain text in what was trained on, 1 - replay_share."""
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -18,14 +18,18 @@ from pplscape.runs import Compositions, RunTable
 
 SPECS = (
     "constant", "d-only", "d-only:anchored", "d-only:rectified", "monotone", "chinchilla", "paper", "paper:var",
-    "extended", "extended:var", "quadratic", "quadratic:var", "utility", "utility:power",
+    "extended", "extended:var", "quadratic", "quadratic:var", "utility", "utility:power", "data-constrained",
+    "data-constrained:data", "data-constrained:parameters", "data-constrained:one-model", "dcpt", "dcpt:one-model",
+    "gp", "gp:bins",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def runs() -> RunTable:
     table = worlds.table("utility", trunks=10)
-    return RunTable(**{**vars(table), "n_params": np.geomspace(1e6, 1e8, len(table))})
+    columns = {"n_params": np.geomspace(1e6, 1e8, len(table)), "unique_tokens": np.full(len(table), 1e5)}
+    columns["domain_share"] = np.tile([0.0, 0.2, 0.5, 0.8, 1.0], 6)
+    return RunTable(**{**vars(table), **columns})
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -155,7 +155,7 @@ def broken(change: dict[str, Any], every: bool = True) -> Any:
     ("spoil", "message"),
     [
         (lambda rows: [{k: v for k, v in r.items() if k != "loss"} for r in rows], "no column loss; it has: run_id"),
-        (broken({"tokens": 1000}), r"have the same D \(1,000 tokens\); a law needs at least 3 sizes over 8x"),
+        (broken({"replay_share": 1.5}), "outside 0 to 1"),
         (broken({"loss": -0.1}, every=False), "losses of 0 or below"),
         (broken({"tokens": 0}, every=False), "D must be above 0"),
         (broken({"bins_hash": "other"}, every=False), "mixes runs with different bins"),
@@ -170,6 +170,34 @@ def broken(change: dict[str, Any], every: bool = True) -> Any:
 def test_what_cannot_be_fitted_is_said(tmp_path: Path, rows: list[dict[str, Any]], spoil: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_runs(write(tmp_path / "runs.jsonl", spoil(rows)))
+
+
+def test_one_size_needs_forms_that_can_do_with_it(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = write(tmp_path / "runs.jsonl", [r | {"tokens": 64_000} for r in rows if r["tokens"] == 64_000])
+    with pytest.raises(UserError, match=r"have the same D \(64,000 tokens\); a law needs at least 3 sizes over 8x"):
+        fit(path, out=tmp_path / "law")
+    with pytest.raises(UserError, match="quadratic: all runs have the same D"):
+        fit(path, out=tmp_path / "law", forms=["quadratic"])
+    law = Law.from_json(fit(path, out=tmp_path / "law", forms=["gp", "constant"], bootstrap=10))
+    assert any("says nothing of others" in w for w in law.warnings)
+
+
+def test_the_scale_asked_for_is_recorded(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = write(tmp_path / "runs.jsonl", rows)
+    for name, scale in (("own", None), ("nll", "nll")):
+        law = Law.from_json(fit(path, out=tmp_path / name, forms=["quadratic", "paper"], bootstrap=0, scale=scale))
+        assert law.asked_scale == law.alternatives[0].asked_scale == scale
+        assert law.alternative("paper").scale == (scale or "ppl")
+
+
+def test_bins_may_be_shares_and_r_is_the_domain(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    shares = [r | {"bin_tokens": (np.array(r["bin_tokens"]) / sum(r["bin_tokens"])).tolist(), "mix": 0.8} for r in rows]
+    runs = read_runs(write(tmp_path / "runs.jsonl", shares), {"r": "mix"})
+    assert "read as shares of D" in " ".join(runs.meta["warnings"])
+    np.testing.assert_allclose(runs.bin_tokens.sum(1), runs.tokens)
+    np.testing.assert_allclose(runs.domain_share, 0.8)
+    replayed = read_runs(write(tmp_path / "runs.jsonl", [r | {"replay_share": 0.3} for r in rows]))
+    np.testing.assert_allclose(replayed.domain_share, 0.7)
 
 
 def test_what_should_not_be_mixed_is_warned_of(tmp_path: Path, rows: list[dict[str, Any]]) -> None:

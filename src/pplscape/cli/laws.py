@@ -28,6 +28,7 @@ from pplscape.cli.options import (
     WarmupTokens,
     pairs,
 )
+from pplscape.errors import UserError
 from pplscape.training.schedule import Recipe
 
 app = typer.Typer()
@@ -41,6 +42,8 @@ def plan(
     out: Out,
     config: Config = None,
     overrides: Set = None,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="Only what to run next, given --runs.")] = False,
+    runs: Annotated[list[Path] | None, typer.Option(help="Pilots that ran; repeat for several rounds.")] = None,
     designed: Annotated[int, typer.Option(help="Regimes besides random.")] = 9,
     random_seeds: Annotated[int, typer.Option(help="Seeds of the random regime.")] = 3,
     learning_rate: LearningRate = Recipe.learning_rate,
@@ -54,8 +57,10 @@ def plan(
     dry_run: DryRun = False,
 ) -> None:
     """Which pilots to run, and what they will cost."""
+    if adaptive != bool(runs):
+        raise UserError("--adaptive and --runs go together: the next pilots are chosen by those that ran.")
     if dry_run:
-        return dry("plan", [landscape], out)
+        return dry("plan", [landscape, *(runs or [])], out)
     from pplscape.draw.budget import parse_budget
     from pplscape.stages.plan import plan as stage
     from pplscape.stages.plan import summary
@@ -63,7 +68,7 @@ def plan(
     recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share)
     path = stage(
         landscape, budget=budget, pilot_tokens=parse_budget(pilot_tokens, 0), out=out, designed=designed,
-        random_seeds=random_seeds, recipe=recipe, n_params=n_params, seed=seed, overwrite=overwrite,
+        random_seeds=random_seeds, recipe=recipe, n_params=n_params, runs=runs, seed=seed, overwrite=overwrite,
     )  # fmt: skip
     typer.echo(summary(path))
 
@@ -106,11 +111,11 @@ def pilot(
 
 @app.command()
 def fit(
-    runs: Annotated[Path, typer.Argument(help="Any table of training runs: CSV, JSONL or Parquet.")],
+    runs: Annotated[list[Path], typer.Argument(help="Tables of training runs: CSV, JSONL or Parquet.")],
     out: Out,
     config: Config = None,
     overrides: Set = None,
-    form: Annotated[str | None, typer.Option(help="Forms, comma-separated; default: all the columns permit.")] = None,
+    form: Annotated[str | None, typer.Option(help="Forms, comma-separated; your own: module:Class.")] = None,
     columns: Annotated[str | None, typer.Option(help="loss=COL,D=COL,mu=COL,sigma=COL,N=COL,bins=PREFIX*,...")] = None,
     bootstrap: int = 500,
     scale: Annotated[str | None, typer.Option(help="ppl or nll; default: each form's own.")] = None,
@@ -121,7 +126,7 @@ def fit(
 ) -> None:
     """Fit, compare and explain data scaling laws."""
     if dry_run:
-        return dry("fit", [runs], out)
+        return dry("fit", runs, out)
     from pplscape.stages.fit import fit as stage
 
     path = stage(

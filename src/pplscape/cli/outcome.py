@@ -49,7 +49,7 @@ def select(
     ] = "auto",
     law: Annotated[Path | None, typer.Option(help="law.json")] = None,
     form: Annotated[str | None, typer.Option(help="Which of the law's forms; default: the chosen one.")] = None,
-    runs: Annotated[Path | None, typer.Option(help="runs.jsonl, for the gate.")] = None,
+    runs: Annotated[list[Path] | None, typer.Option(help="Pilots, for the gate; repeat for several rounds.")] = None,
     columns: Annotated[str | None, typer.Option(help="Of the runs, as for `fit`.")] = None,
     target_mean: float | None = None,
     target_std: float | None = None,

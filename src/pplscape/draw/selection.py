@@ -17,7 +17,6 @@ from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.strategies import draw
 from pplscape.errors import UserError
 from pplscape.laws.choose import resampled
-from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law
 from pplscape.runs import Compositions, RunTable
 from pplscape.statistics import Bins, Floats, make_bins
@@ -216,7 +215,6 @@ def _with_bins(runs: RunTable, bins: Bins) -> RunTable:
 def oracle_of(seen: Law, chosen: Law, runs: RunTable | None, resamples: int, seed: int) -> Oracle:
     """Predictions by `seen`; resampled choices among the forms that were tried when `chosen` was."""
     forms = [c["form"] for c in chosen.choice] or None
-    scale = chosen.scale if chosen.scale != get_form(chosen.form).scale else None
 
     def interval(asked: Compositions) -> tuple[Floats, Floats]:
         if not seen.resamples:
@@ -226,7 +224,7 @@ def oracle_of(seen: Law, chosen: Law, runs: RunTable | None, resamples: int, see
 
     def redo(asked: Compositions) -> Floats:
         assert runs is not None
-        return resampled(runs, forms, asked, resamples, seed, scale=scale, rule=GATE_RULE).losses
+        return resampled(runs, forms, asked, resamples, seed, chosen.asked_scale, GATE_RULE).losses
 
     if runs is None or resamples == 0:
         return Oracle(seen.predict, interval, None, 0)

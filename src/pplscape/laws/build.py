@@ -33,9 +33,10 @@ def build(
     feasible: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> tuple[Law, Choice]:
     """The chosen law with every other fitted form as an alternative; `feasible` maps a scale to (mean, std) points."""
-    choice = choose(runs, forms, scale or only_scale(runs))
+    asked = scale or only_scale(runs)
+    choice = choose(runs, forms, asked)
     rows = [choice_row(t) for t in choice.trials]
-    laws = {t.spec: _law(t, runs, bootstrap, seed, feasible) for t in choice.fitted}
+    laws = {t.spec: replace(_law(t, runs, bootstrap, seed, feasible), asked_scale=asked) for t in choice.fitted}
     law = laws.pop(choice.chosen)
     others = sorted(laws.values(), key=lambda other: other.diagnostics["cv_mae"])
     warnings = list(runs.meta.get("warnings", [])) + _warnings(law, choice, runs, feasible or {})

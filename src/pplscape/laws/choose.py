@@ -15,7 +15,7 @@ from scipy import stats
 
 from pplscape.errors import UserError
 from pplscape.laws.fit import Fit, Setting, fit_form, fit_many, problem_of, setting_of, smoother
-from pplscape.laws.forms import AUTO, Form, get_form
+from pplscape.laws.forms import AUTO, FORMS, Form, get_form
 from pplscape.laws.forms.base import Data, Floats
 from pplscape.laws.polish import Problem
 from pplscape.laws.scores import LEVEL, aicc, paired, scores
@@ -101,32 +101,49 @@ def make_forms(forms: Sequence[str | Form] | None, scale: str | None = None) -> 
     return list({form.spec: form for form in made}.values())
 
 
+def check_sizes(runs: RunTable, forms: Sequence[str | Form] | None) -> None:
+    """UserError if all runs have one D, unless forms that can do with that are asked for by name."""
+    if size_classes(runs.tokens).max() > 0 or (forms and "auto" not in forms):
+        return
+    able = ", ".join(name for name, kind in FORMS.items() if kind.at_one_size)
+    raise UserError(
+        f"All {len(runs)} runs have the same D ({runs.tokens[0]:,.0f} tokens); a law needs at least 3 sizes over 8x. "
+        f"Some forms can compare compositions at that one D, if asked for by name: {able}."
+    )
+
+
 def obstacle(form: Form, runs: RunTable) -> tuple[str | None, str | None]:
     """(reason to skip a form or None, warning or None) for a table of runs."""
-    lacking = form.missing(runs, frame_of(runs))
+    frame = frame_of(runs)
+    lacking = form.missing(runs, frame)
     if lacking:
         return f"needs {', '.join(lacking)}", None
+    frame = form.reframe(runs, frame)
     n_sizes, span = int(size_classes(runs.tokens).max()) + 1, float(runs.tokens.max() / runs.tokens.min())
-    if form.uses_size and n_sizes < 2:
+    if form.uses_size and n_sizes < 2 and not form.at_one_size:
         return "all runs have the same D; needs at least 3 sizes over 8x", None
-    for column in ("n_params",):
+    for column in ("n_params", "domain_share"):
         if column in form.columns and len(np.unique(getattr(runs, column))) < 3:
             return f"needs at least 3 different values of {column}", None
+    if reason := form.unsuited(runs):
+        return reason, None
     n_regimes = len(set(labels(runs, "regime")))
     if form.uses_composition and n_regimes < max(4, form.composition_terms):
         return f"{n_regimes} regimes; needs at least {max(4, form.composition_terms)} that differ", None
     if form.uses_composition and alike(form, runs):
         return "all runs have the same composition; needs regimes that differ in mean and spread", None
-    n_params = len(form.names(frame_of(runs)))
-    if form.penalty(frame_of(runs)) is None and len(runs) < RUNS_A_PARAMETER[0] * n_params:
+    n_params, free = len(form.names(frame)), form.penalty(frame) is None
+    if free and len(runs) < RUNS_A_PARAMETER[0] * n_params:
         return f"{len(runs)} runs for {n_params} parameters; needs {int(3 * n_params)}", None
     warnings = []
     if form.composition_terms > 0 and n_regimes < form.composition_terms + SPARE_REGIMES:
         safe = form.composition_terms + SPARE_REGIMES
         warnings.append(f"{n_regimes} regimes for {form.composition_terms} terms of composition, {safe} would be safe")
-    if len(runs) < RUNS_A_PARAMETER[1] * n_params:
+    if free and len(runs) < RUNS_A_PARAMETER[1] * n_params:
         warnings.append(f"{len(runs)} runs for {n_params} parameters, {int(3 * n_params)} would be safe")
-    if form.uses_size and (n_sizes < 3 or span < 8 * 0.95):
+    if form.uses_size and n_sizes == 1:
+        warnings.append("all runs have the same D; the law compares compositions at that D and says nothing of others")
+    elif form.uses_size and (n_sizes < 3 or span < 8 * 0.95):
         warnings.append(f"{n_sizes} sizes over {span:.1f}x; at least 3 over 8x are needed to trust exponents")
     return None, "; ".join(warnings) or None
 
@@ -194,6 +211,7 @@ def choose(
     `one-se`: the simplest form whose error exceeds the smallest by no more than the standard error of their paired
     difference over regimes, nor by more than MOST_EXCESS. `min`: the smallest error. AICc orders equally simple forms.
     """
+    check_sizes(runs, forms)
     trials = [cross_validate(form, runs) for form in make_forms(forms, scale)]
     usable = [t for t in trials if t.skipped is None]
     if not usable:
@@ -275,6 +293,11 @@ def resampled(
     asked (see `credible`): outside their pilots moment laws explode. The default rule is `min`: a standard error from
     a third of the trunks is too rough for the one-standard-error rule.
     """
+    check_sizes(runs, forms)
+    if size_classes(np.append(runs.tokens[:1], compositions.tokens)).max() > 0 == size_classes(runs.tokens).max():
+        raise UserError(
+            f"All pilots have the same D ({runs.tokens[0]:,.0f} tokens): they cannot tell what other sizes cost."
+        )
     made = [f for f in make_forms(forms, scale) if obstacle(f, runs)[0] is None]
     made = [f for f in made if not f.missing(compositions, frame_of(runs))]
     if not made:

@@ -52,12 +52,14 @@ class Law:
     verdict: str = ""
     choice: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    asked_scale: str | None = None
+    """What `--scale` said for all forms; None left each its own."""
     alternatives: list[Law] = field(default_factory=list)
 
     @property
     def shape(self) -> Form:
-        """The form's code for this law's name and scale."""
-        return get_form(self.form, self.scale)
+        """The form's code for this law's name and scale; UserError if it is a user's own and cannot be imported."""
+        return get_form(self.form, self.scale, run_files=False)
 
     @property
     def base_loss(self) -> float | None:
@@ -134,7 +136,8 @@ class Law:
     def to_json(self) -> dict[str, Any]:
         """Complete and unrounded; `from_json` gives the same law back."""
         value = {k: getattr(self, k) for k in _PLAIN}
-        value |= {"constants": self.frame.to_json(), "base_loss": self.base_loss, "noise": self.noise}
+        value |= {"asked_scale": self.asked_scale, "constants": self.frame.to_json()}
+        value |= {"base_loss": self.base_loss, "noise": self.noise}
         return value | {"alternatives": [law.to_json() for law in self.alternatives]}
 
     @classmethod
@@ -143,7 +146,7 @@ class Law:
         if isinstance(value, (str, Path)):
             value = _read_json(Path(value))
         try:
-            plain = {k: value[k] for k in _PLAIN}
+            plain = {k: value[k] for k in _PLAIN} | {"asked_scale": value.get("asked_scale")}
             frame = Frame.from_json(value["constants"])
             others = [cls.from_json(law) for law in value["alternatives"]]
         except (KeyError, TypeError) as error:

@@ -16,18 +16,20 @@ import pyarrow.parquet as pq
 
 from pplscape.errors import UserError
 from pplscape.laws.forms.base import Floats
-from pplscape.laws.table import labels, size_classes
+from pplscape.laws.suspect import suspicions
+from pplscape.laws.table import labels
 from pplscape.runs import RunTable
 
 Columns = dict[str, list[Any]]
 KEYS = {
-    "loss": "loss", "D": "tokens", "N": "n_params", "U": "unique_tokens", "L0": "base_loss", "r": "replay_share",
+    "loss": "loss", "D": "tokens", "N": "n_params", "U": "unique_tokens", "L0": "base_loss", "r": "domain_share",
     "group": "group", "regime": "regime", "noise": "noise", "bins": "bin_tokens",
 }  # fmt: skip
-"""Keys of --columns and the names they have in runs.jsonl; `mu` and `sigma` go to the moments of the scale in use."""
+"""Keys of --columns and the names they have in runs.jsonl; `mu` and `sigma` go to the moments of the scale in use, and
+`r` is the share of domain text as in the D-CPT law, 1 - replay_share."""
 NUMBERS = (
     "tokens", "loss", "base_loss", "nll_mean", "nll_std", "ppl_mean", "ppl_std", "n_params", "unique_tokens", "noise",
-    "replay_share", "seed",
+    "replay_share", "domain_share", "seed",
 )  # fmt: skip
 LISTS = ("bin_tokens", "bin_unique_tokens")
 LEAST_RUNS = 4
@@ -64,10 +66,14 @@ def read_runs(
             meta[name] = [found[name][i] for i in keep]
     bins_hash = _one_hash([found["bins_hash"][i] for i in keep] if "bins_hash" in found else [], path)
     replay = arrays.pop("replay_share", None)
+    if replay is not None:
+        arrays.setdefault("domain_share", 1 - replay)
+    arrays |= _shares_to_tokens(arrays, warnings)
     if "seed" in arrays:
         arrays["seed"] = arrays["seed"].astype(np.int64)
     runs = RunTable(**arrays, bins_hash=bins_hash, meta=meta)
-    _check(runs, replay, path)
+    _check(runs, path)
+    warnings.extend(suspicions(runs))
     return runs
 
 
@@ -79,6 +85,15 @@ def _read_all(paths: Sequence[Path | str]) -> tuple[Path, Columns]:
     names = list(dict.fromkeys(name for table in tables for name in table))
     together = {k: [v for t, n in zip(tables, rows, strict=True) for v in t.get(k, [None] * n)] for k in names}
     return Path(" + ".join(str(file) for file in files)), together
+
+
+def _shares_to_tokens(arrays: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """bin_tokens given as shares of D, times D."""
+    bins = arrays.get("bin_tokens")
+    if bins is None or (np.abs(bins.sum(1) - 1) > 0.05).any() or (arrays["tokens"] <= 2).any():
+        return {}
+    warnings.append("The bins sum to 1 in every run: they are read as shares of D.")
+    return {"bin_tokens": bins / bins.sum(1, keepdims=True) * arrays["tokens"][:, None]}
 
 
 def _read(path: Path) -> Columns:
@@ -247,7 +262,7 @@ def _one_hash(hashes: Sequence[Any], path: Path) -> str | None:
     return different[0] if different else None
 
 
-def _check(runs: RunTable, replay: Floats | None, path: Path) -> None:
+def _check(runs: RunTable, path: Path) -> None:
     """UserError for what no law can be fitted to, warnings for what a law should not be fitted to."""
     n = len(runs)
     if n < LEAST_RUNS:
@@ -258,9 +273,10 @@ def _check(runs: RunTable, replay: Floats | None, path: Path) -> None:
         raise UserError(f"{path} has losses of 0 or below ({runs.loss.min():.4g}); they must be nats/token, above 0.")
     if (runs.tokens <= 0).any():
         raise UserError(f"{path} has runs of {runs.tokens.min():.4g} tokens; D must be above 0.")
-    if size_classes(runs.tokens).max() == 0:
-        size = f"{runs.tokens[0]:,.0f} tokens"
-        raise UserError(f"All {n} runs of {path} have the same D ({size}); a law needs at least 3 sizes over 8x.")
+    if runs.domain_share is not None and ((runs.domain_share < 0) | (runs.domain_share > 1)).any():
+        raise UserError(f"{path} has shares of domain or replayed text outside 0 to 1.")
+    if runs.bin_tokens is not None and (runs.bin_tokens < 0).any():
+        raise UserError(f"{path} has negative tokens in bins.")
     for scale in ("nll", "ppl"):
         std = getattr(runs, f"{scale}_std")
         if std is not None and (std <= 0).any():
@@ -268,8 +284,8 @@ def _check(runs: RunTable, replay: Floats | None, path: Path) -> None:
     warnings: list[str] = runs.meta["warnings"]
     if len(set(labels(runs, "regime"))) < LEAST_RUNS:
         warnings.append("Fewer than 4 regimes say nothing of composition; add pilots of other mean and spread.")
-    if replay is not None and np.ptp(replay) > 1e-9:
-        warnings.append("Runs with different replay shares are mixed; their losses are not comparable.")
+    if runs.domain_share is not None and np.ptp(runs.domain_share) > 1e-9:
+        warnings.append("Runs with different replay shares are mixed; only the form dcpt can compare their losses.")
     if len({str(s) for s in runs.meta.get("schedule", [])}) > 1:
         warnings.append("Runs with different schedules are mixed; fit annealed and un-annealed losses apart.")
     if runs.base_loss is not None and np.ptp(runs.base_loss) > 0.01 * np.median(runs.base_loss):

@@ -13,7 +13,8 @@ from pplscape.laws.table import labels, left_out_units
 from pplscape.runs import RunTable
 
 PAPER = "arXiv 2512.21515"
-NULLS = ("constant", "d-only", "d-only:anchored", "d-only:rectified", "chinchilla")
+MOST_PARAMETERS = 24
+"""Longer parameter tables are cut in summary.md; law.json has all."""
 
 
 def verdict(choice: Choice, law: Law, runs: RunTable) -> str:
@@ -41,7 +42,7 @@ def _accuracy(trial: Trial) -> str:
 
 def _against_size(choice: Choice, runs: RunTable) -> str:
     """What composition adds to D, with the standard error of the difference."""
-    nulls = [t for t in choice.fitted if t.spec in NULLS]
+    nulls = [t for t in choice.fitted if not t.form.uses_composition]
     laws = [t for t in choice.fitted if t.form.uses_composition]
     if not nulls or not laws:
         return "No law of composition could be fitted." if not laws else ""
@@ -49,8 +50,6 @@ def _against_size(choice: Choice, runs: RunTable) -> str:
     gain, error = paired(null.errors(runs.loss) - best.errors(runs.loss), left_out_units(runs))
     if choice.trial(choice.chosen).form.uses_composition:
         return f"Knowing the composition lowers the error of D alone by {gain:.4f} nats/token (se {error:.4f})."
-    if choice.chosen not in NULLS:
-        return ""
     words = f"{abs(gain):.4f} nats/token {'lower' if gain > 0 else 'higher'}, se {error:.4f}"
     return (
         f"Perplexity explains nothing here that can be relied on beyond D (the best law of composition, {best.spec}: "
@@ -135,9 +134,11 @@ def _n(value: float | None, spec: str) -> str:
 
 def _parameter_table(law: Law) -> list[str]:
     lines = [f"| parameter | value | {law.covered:.0%} interval |", "|---|---|---|"]
-    for name, value in law.params.items():
+    for name, value in list(law.params.items())[:MOST_PARAMETERS]:
         interval = law.intervals.get(name)
         lines.append(f"| {name} | {value:.6g} | {_interval(interval)} |")
+    if len(law.params) > MOST_PARAMETERS:
+        lines += ["", f"and {len(law.params) - MOST_PARAMETERS} more in law.json."]
     return lines
 
 

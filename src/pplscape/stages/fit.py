@@ -15,7 +15,7 @@ import numpy as np
 
 from pplscape.errors import UserError
 from pplscape.laws.build import build
-from pplscape.laws.choose import Choice
+from pplscape.laws.choose import Choice, make_forms
 from pplscape.laws.law import Law
 from pplscape.laws.read import read_runs
 from pplscape.laws.table import labels
@@ -55,6 +55,7 @@ def fit(
     inputs: dict[str, Path | str] = {**tables}
     if landscape is not None:
         inputs["landscape"] = Path(landscape)
+    make_forms(forms, scale)  # unknown names stop here, and a user's own are loaded for the stages that follow
     wanted = list(forms) if forms else None
     config = {"forms": wanted, "columns": dict(columns or {}), "bootstrap": bootstrap, "scale": scale}
     with StageFolder(

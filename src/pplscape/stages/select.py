@@ -17,6 +17,7 @@ from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.selection import Selection, judge_of
 from pplscape.draw.strategies import STRATEGIES
 from pplscape.errors import UserError
+from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law
 from pplscape.manifest import StageFolder
 from pplscape.stages.fit import Tables, read_runs, tables_of
@@ -66,6 +67,8 @@ def select(
         if not folder.finished:
             pool = Pool.read(scores)
             tokens = _budget_of(pool, strategy, budget, max_epochs)
+            if form and ".py:" in form:
+                get_form(form)  # asked for by name: a user's own file may be run
             fitted = Law.from_json(Path(law)) if law else None
             pilots = read_runs(list(tables.values()), dict(columns or {})) if tables and fitted else None
             if strategy == "auto" and fitted and not form:

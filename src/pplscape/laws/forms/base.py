@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +34,8 @@ class Frame:
     """The pool's token share of each bin."""
     centre: tuple[float, float] = (0.0, 0.0)
     """Where a quadratic is expanded: mean over the pilots of its two coordinates."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """What only this form keeps, as JSON has it: kernel points, values held fixed. Written by `Form.reframe`."""
 
     def to_json(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -85,6 +87,10 @@ class Form(ABC):
     uses_base: ClassVar[bool] = False
     composition_terms: ClassVar[int] = 0
     """Free numbers that only differences between regimes can tell, a common factor included; 0 if shrunk or none."""
+    at_one_size: ClassVar[bool] = False
+    """Can be fitted to runs of one D, if asked for by name; the law then holds for that D only."""
+    origin: str = ""
+    """Where `get_form` found the class of a user's own form: `module:Class` or `path.py:Class`."""
 
     def __init__(self, variant: str = "", scale: str | None = None):
         if variant and variant not in self.variants:
@@ -95,7 +101,10 @@ class Form(ABC):
     @property
     def spec(self) -> str:
         """What `get_form` takes to make this form again; the default variant is not spelt out."""
-        return self.name if self.variant == self.variants[0] else f"{self.name}:{self.variant}"
+        name, kind = self.name, type(self)
+        if self.origin or not kind.__module__.startswith(__package__):
+            name = self.origin or f"{kind.__module__}:{kind.__qualname__}"
+        return name if self.variant == self.variants[0] else f"{name}:{self.variant}"
 
     @property
     def reading(self) -> str:
@@ -109,6 +118,10 @@ class Form(ABC):
             needed += [f"{self.scale}_mean", f"{self.scale}_std"]
         lacking = [name for name in needed if getattr(compositions, name) is None]
         return lacking + (["base_loss"] if self.uses_base and frame.base_loss is None else [])
+
+    def unsuited(self, compositions: Compositions) -> str | None:
+        """Why these pilots cannot tell what the form asks, though its columns are there; None if they can."""
+        return None
 
     def reframe(self, compositions: Compositions, frame: Frame) -> Frame:
         """The frame with the constants that this form takes from the pilots."""

@@ -53,6 +53,7 @@ class Utility(Form):
     variants = ("saturating", "power")
     columns = ("tokens", "bin_tokens")
     uses_base = True
+    at_one_size = True
 
     def missing(self, compositions: Compositions, frame: Frame) -> list[str]:
         lacking = super().missing(compositions, frame)
