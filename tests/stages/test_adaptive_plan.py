@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shlex
 from pathlib import Path
@@ -131,9 +130,6 @@ def test_tables_of_runs_are_joined(bench: Path, tmp_path: Path) -> None:
         fit([bench / "pilots", tmp_path / "none"], out=tmp_path / "law")
 
 
-@pytest.mark.skipif(
-    "adaptive" not in inspect.signature(cli.plan).parameters, reason="the command line lacks --adaptive"
-)
 def test_the_commands_shown_run(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second plan on; the first round ran in the fixture."""
     shown = DOC.read_text().split("<!-- commands -->")[1].split("```")[1].splitlines()[1:]
