@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCAB, BOS = 4096, "<|endoftext|>"
 BATCH_TOKENS, LEARNING_RATE, WARMUP_STEPS = 8192, 2e-3, 100
-TRUNK_CONTEXT, COOLDOWN_CONTEXT, COOLDOWN_SHARE = 256, 512, 0.1
+TRUNK_CONTEXT, COOLDOWN_CONTEXT, COOLDOWN_SHARE = 256, 512, 0.05
 CHECKPOINT_TOKENS, EVAL_TOKENS = 1_000_000, 65_536
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
