@@ -135,8 +135,8 @@ class Source:
 
     def _chosen(self, at: int) -> dict[str, list[Span]]:
         """The selected chunks of a part, by document; each must be one of the corpus', as it was cut."""
-        file = self.prepared.file("chunks", "pool", self._parts[at])
-        known = set(zip(*(pq.read_table(file)[name].to_pylist() for name in CHUNK), strict=True))
+        cut = pq.read_table(self.prepared.file("chunks", "pool", self._parts[at]), columns=list(CHUNK))
+        known = set(zip(*(cut[name].to_pylist() for name in CHUNK), strict=True))
         seen: set[tuple[str, int]] = set()
         chosen: dict[str, list[Span]] = {}
         for table in (run.of(at) for run in self._runs):

@@ -22,7 +22,7 @@ from pplscape.formats.trainers import TrainingRun, configurations
 from pplscape.manifest import StageFolder, read_json
 from pplscape.progress import Progress
 from pplscape.text.prepared import Prepared
-from pplscape.text.tokenizer import load_tokenizer, tokenizer_hash
+from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
 from pplscape.training.schedule import Recipe
 
 VERSION = 1
@@ -77,7 +77,7 @@ def export(
             run = TrainingRun(model or prepared.facts["model"], facts["tokens"], length, recipe)
             for name, data in configurations(run, names).items():
                 folder.write_bytes(f"configs/{name}", data)
-            _write_card(folder, facts, prepared.facts, run.model, names, shards)
+            _write_card(folder, facts, prepared.facts, model_name(run.model), names, shards)
             folder.write_bytes("landscape.png", _picture(Path(selection), facts, landscape))
             _finish(folder, shards)
     return Path(out)
