@@ -31,26 +31,26 @@ def markdown(run: RunFolder) -> str:
     if run.comparison:
         parts += [
             "## Measured at equal tokens, paired seeds",
-            _table(ARMS, [*strategy_rows(run.comparison), _base(run.comparison)]),
+            table(ARMS, [*strategy_rows(run.comparison), _base(run.comparison)]),
         ]
     if run.selection:
-        parts += ["## Predicted (on the valid text)", _table(("quantity", "value"), prediction_rows(run))]
+        parts += ["## Predicted (on the valid text)", table(("quantity", "value"), prediction_rows(run))]
     if run.law:
         parts += [
             "## Laws, by grouped cross-validation",
-            _table(LAWS, [_law_row(c, run.law) for c in run.law["choice"]]),
+            table(LAWS, [_law_row(c, run.law) for c in run.law["choice"]]),
         ]
         parts += [run.law["verdict"]]
     if run.runs:
         parts += [
             "## Pilots",
-            _table(("regime", "tokens", "mean log-ppl", "sd", "valid loss", "status"), map(_run_row, run.runs)),
+            table(("regime", "tokens", "mean log-ppl", "sd", "valid loss", "status"), map(_run_row, run.runs)),
         ]
-    parts += ["## Time", _table(("stage", "seconds"), _times(run))]
+    parts += ["## Time", table(("stage", "seconds"), _times(run))]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)
 
