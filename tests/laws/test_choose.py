@@ -12,7 +12,8 @@ from pplscape.errors import UserError
 from pplscape.laws.build import build
 from pplscape.laws.choose import choose, cross_validate, obstacle, pick, resampled
 from pplscape.laws.forms import get_form
-from pplscape.laws.scores import paired
+from pplscape.laws.scores import _calibration, paired
+from pplscape.laws.words import _against_size, _calibrated
 from pplscape.runs import Compositions, RunTable
 
 FEW = ("constant", "d-only", "d-only:anchored", "quadratic", "utility")
@@ -45,6 +46,64 @@ def test_a_dirty_world_needs_the_utility_law(dirty: RunTable) -> None:
     assert scores["spearman_within_size"] > 0.9
     assert scores["top1_regret"] < 0.01
     assert 0.7 <= scores["coverage"] <= 1.0
+    assert scores["calibration"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_calibration_is_the_slope_within_sizes(flat: RunTable) -> None:
+    """Predictions that double every difference between compositions have slope 1/2, whatever D does."""
+    rng = np.random.default_rng(0)
+    sizes = np.unique(flat.tokens, return_inverse=True)[1]
+    deviation = rng.normal(size=len(flat))
+    deviation -= (np.bincount(sizes, deviation) / np.bincount(sizes))[sizes]
+    runs = replace(flat, loss=3.0 - 0.2 * sizes + 0.05 * deviation)
+    assert _calibration(2.0 - 0.4 * sizes + 0.1 * deviation, runs) == pytest.approx(0.5)
+    assert _calibration(2.0 - 0.4 * sizes, runs) is None
+
+
+def test_in_a_flat_world_differences_mean_nothing(flat: RunTable) -> None:
+    choice = choose(flat, ["d-only:anchored", "extended"])
+    slope, null = (choice.trial(spec).scores for spec in ("extended", "d-only:anchored"))
+    assert slope is not None
+    assert null is not None
+    assert abs(slope["calibration"]) < 0.3
+    assert null["calibration"] is None
+
+
+def test_the_verdict_says_what_to_do_in_every_case(flat: RunTable, dirty: RunTable) -> None:
+    def said(runs: RunTable, forms: list[str]) -> str:
+        return build(runs, forms, bootstrap=0)[0].verdict
+
+    assert "explains nothing here that can be relied on beyond D" in said(flat, ["d-only:anchored", "quadratic"])
+    composed = said(dirty, ["d-only:anchored", "utility"])
+    assert "Knowing the composition lowers the error of D alone by" in composed
+    assert "a token of bin 3 is worth most" in composed
+    assert "do as well" not in composed
+    assert "which text is best is not known, use random" in said(flat, ["constant", "d-only:anchored"])
+    alone = said(flat.take([0, 3, 6, 9]), ["constant"])
+    assert "Not even the number of tokens explains these losses" in alone
+    assert "whether perplexity matters at all is not known" in said(dirty, ["utility"])
+    shuffled = np.random.default_rng(1).permutation(len(flat))
+    nothing = said(replace(flat, loss=flat.loss[shuffled]), ["constant", "d-only:anchored", "monotone"])
+    assert "use random" in nothing
+    assert "  " not in nothing
+
+
+def test_a_gain_within_chance_is_not_sold(dirty: RunTable) -> None:
+    """One wild regime: the capped rule keeps the law of composition, the words keep to the standard error."""
+    choice = choose(dirty, ["d-only:anchored", "utility"])
+    null, law = choice.trial("d-only:anchored"), choice.trial("utility")
+    assert null.by_regime is not None
+    regime = np.asarray(dirty.regime) == dirty.regime[-1]  # type: ignore[index]
+    wild = np.where(regime, dirty.loss + 2.0, dirty.loss + 0.001)
+    spoilt = replace(choice, trials=[replace(null, by_regime=wild, by_size=None), law], chosen="utility")
+    assert "which chance can do as well: use random" in _against_size(spoilt, dirty)
+
+
+def test_exaggeration_is_said() -> None:
+    trial = cross_validate(get_form("monotone"), worlds.table("utility", trunks=10))
+    for slope, words in ((0.3, "exaggerates"), (2.0, "understates"), (0.9, ""), (None, "")):
+        assert words in _calibrated(replace(trial, scores={"calibration": slope}))
+    assert _calibrated(replace(trial, scores={"calibration": 1.2})) == ""
 
 
 def test_random_seeds_are_left_out_together(dirty: RunTable) -> None:

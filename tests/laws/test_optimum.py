@@ -12,8 +12,9 @@ from pplscape.laws.fit import fit_form
 from pplscape.laws.forms import Frame, get_form
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.laws.hull import Hull
-from pplscape.laws.optimum import arena_of, classify, optimum
+from pplscape.laws.optimum import arena_of, classify, optimum, region
 from pplscape.laws.uncertainty import uncertainty
+from pplscape.laws.words import condition_words, optimum_words
 from pplscape.runs import RunTable
 
 
@@ -78,6 +79,60 @@ def test_a_saddle_is_not_an_optimum() -> None:
     assert found["log_product"] < 4.5
 
 
+def test_the_condition_is_said_wherever_the_published_form_is_used() -> None:
+    small = place("paper", saddle_params(8.0, 4.0, -0.05, -0.05), plane_runs("ppl", (6.0, 10.0), (2.2, 4.4)))
+    assert small["log_product_range"][1] == pytest.approx(np.log(10) * np.log(4.4), rel=1e-3)
+    assert not small["bowl_possible_anywhere"]
+    assert "no data could make it show one" in condition_words(small)
+    mixed = place("paper", saddle_params(8.0, 4.0, -0.05, -0.05), plane_runs("ppl", (6.0, 60.0), (3.0, 30.0)))
+    assert mixed["bowl_possible_anywhere"]
+    large = place("paper", saddle_params(60.0, 30.0, -0.002, -0.001), plane_runs("ppl", (45.0, 80.0), (22.0, 40.0)))
+    assert f"here it is {np.log(60) * np.log(30):.1f}" in optimum_words(large)
+    below = {"log_product": -1.2, "log_product_range": [-2.0, -0.5], "bowl_possible": True}
+    assert condition_words(below | {"bowl_possible_anywhere": True}).endswith("among the pilots -2.00 to -0.50.")
+    other = place("quadratic", bowl(5.0, np.log(0.5)), plane_runs("nll", (4.0, 6.0), (0.2, 1.0)))
+    assert condition_words(other) == ""
+
+
+def test_a_saddle_that_no_subset_can_reach_does_not_count() -> None:
+    """The stationary point (8, 4) is in the pilots' hull; the budget reaches only means above 9."""
+    runs, params = plane_runs("ppl", (6.0, 12.0), (3.0, 5.0)), saddle_params(8.0, 4.0, -0.05, -0.05)
+    assert place("paper", params, runs)["kind"] == "saddle"
+    reachable = np.array([[9.0, 0.5], [14.0, 0.5], [14.0, 6.0], [9.0, 6.0]])
+    assert place("paper", params, runs, feasible=reachable)["kind"] != "saddle"
+
+
+def test_an_optimum_in_a_thin_slanted_hull_is_found() -> None:
+    """Pilots along a diagonal strip of 1 % of its length; the bowl's minimum lies on it."""
+    along, across = (a.ravel() for a in np.meshgrid(np.linspace(-1, 1, 5), [-0.01, 0.01]))
+    mean, spread = np.exp(1.6 + 0.2 * (along + across)), np.exp(-0.7 + 0.5 * (along - across))
+    runs = RunTable(tokens=np.full(10, 1e5), loss=np.full(10, 3.0), nll_mean=mean, nll_std=spread)
+    found = place("quadratic", bowl(float(np.exp(1.6)), -0.7), runs)
+    assert found["kind"] == "interior"
+    assert found["mu"] == pytest.approx(np.exp(1.6), rel=0.01)
+
+
+def test_optima_of_resamples_are_not_rounded_to_the_grid() -> None:
+    """Bowls a hundredth of a grid cell apart have optima as far apart."""
+    runs, form = plane_runs("nll", (4.0, 6.0), (0.2, 1.0)), plane_form("quadratic")
+    arena = arena_of(form, runs)
+    assert arena is not None
+    true = 5.0 + np.arange(10) * 2.0 / 41 / 100
+    kinds, points = classify(form, np.array([bowl(m, np.log(0.5)) for m in true]), arena)
+    assert set(kinds) == {"interior"}
+    np.testing.assert_allclose(points[:, 0], true, atol=1e-9)
+
+
+def test_the_joint_region_follows_a_valley() -> None:
+    """90 % of 1,000 points along x = -y: the region is thin, holds 90 % of them, and far less of the box around it."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(1000, 1)) * [1.0, -1.0] + 0.02 * rng.normal(size=(1000, 2))
+    ring = Hull(region(points, np.ones(2), 0.9))
+    assert ring.contains(points).mean() == pytest.approx(0.9, abs=0.01)
+    box = rng.uniform(points.min(0), points.max(0), size=(2000, 2))
+    assert ring.contains(box).mean() < 0.05
+
+
 def test_the_published_form_can_have_a_bowl_at_large_values() -> None:
     """ln 60 ln 30 = 13.9 > 4 with p = q."""
     m, s = 60.0, 30.0
@@ -117,6 +172,9 @@ def test_resamples_give_shares_region_and_regret() -> None:
     found = optimum(form, np.array(list(fit.params.values())), fit.frame, arena, draws)
     assert sum(found["shares"].values()) == pytest.approx(1.0)
     assert 0 <= found["regret"]["mean"] <= found["regret"]["high"] + 1e-9 < 0.1
+    assert found["regret"]["tokens"] == 512_000
+    assert len(found["cloud"]["mu"]) == len(found["cloud"]["kind"]) == 80
+    assert found["shares"]["edge"] == np.mean(np.array(found["cloud"]["kind"]) == "edge")
     kinds, points = classify(form, draws, arena)
     assert len(kinds) == 80
     assert points.shape == (80, 2)

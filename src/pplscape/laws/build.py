@@ -15,6 +15,7 @@ from pplscape.laws.forms.base import Floats
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.laws.law import Law, law_of
 from pplscape.laws.optimum import arena_of, optimum
+from pplscape.laws.profile import profiles
 from pplscape.laws.table import labels, seed_noise, size_classes
 from pplscape.laws.uncertainty import Noise, Uncertainty, uncertainty
 from pplscape.laws.words import verdict
@@ -40,7 +41,9 @@ def build(
     law = laws.pop(choice.chosen)
     others = sorted(laws.values(), key=lambda other: other.diagnostics["cv_mae"])
     warnings = list(runs.meta.get("warnings", [])) + _warnings(law, choice, runs, feasible or {})
-    law = replace(law, choice=rows, alternatives=others, warnings=warnings)
+    fit = choice.trial(choice.chosen).fit
+    judged = law.diagnostics | ({"profiles": profiles(fit, runs, LEVEL)} if fit else {})
+    law = replace(law, choice=rows, alternatives=others, warnings=warnings, diagnostics=judged)
     return replace(law, verdict=verdict(choice, law, runs)), choice
 
 

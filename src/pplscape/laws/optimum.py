@@ -25,6 +25,8 @@ KINDS = ("interior", "saddle", "unbounded", "edge")
 GRID = 41
 RAY = 10.0
 """How many hull sizes the descent ray is followed."""
+NEEDED_PRODUCT = 4.0
+"""ln m ln s that a minimum of the published form needs for m, s > 1."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,7 @@ def arena_of(form: PlaneForm, runs: RunTable, feasible: Floats | None = None) ->
     if feasible is not None and len(feasible) > 2:
         points = np.asarray(feasible, float)
         reachable = Hull.of(np.stack([points[:, 0], points[:, 0] ** 2 + points[:, 1] ** 2], axis=-1))
-    low, high = hull.corners.min(0), hull.corners.max(0)
-    axes = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    grid = _grid(hull)
     allowed = hull.contains(grid) & _reachable(grid, reachable, form)
     if not allowed.any():
         return None
@@ -67,6 +67,16 @@ def arena_of(form: PlaneForm, runs: RunTable, feasible: Floats | None = None) ->
     return Arena(form.plane(grid[core.ravel()]), form.plane(border), _plane_size(form, hull), hull, reachable)
 
 
+def _grid(hull: Hull) -> Floats:
+    """[GRID^2, 2] points of the rectangle around a hull along its principal axes: a thin slanted hull is filled too."""
+    corners = (hull.corners - hull.centre) / hull.size
+    turn = np.linalg.eigh(corners.T @ corners)[1]
+    low, high = (corners @ turn).min(0), (corners @ turn).max(0)
+    axes = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    return grid @ turn.T * hull.size + hull.centre
+
+
 def _reachable(points: Floats, reachable: Hull | None, form: PlaneForm) -> NDArray[np.bool_]:
     """Which (ln mean, ln spread) points [n, 2] a subset of the budget can have."""
     if reachable is None:
@@ -76,7 +86,13 @@ def _reachable(points: Floats, reachable: Hull | None, form: PlaneForm) -> NDArr
     return reachable.contains(np.stack([mean, mean**2 + variance], axis=-1), slack=1e-6)
 
 
-def _edge_points(hull: Hull, each: int = 12) -> Floats:
+def _inside(form: PlaneForm, arena: Arena, points: Floats) -> NDArray[np.bool_]:
+    """Which points [n, 2] of the form's plane lie in the pilots' hull and the feasible set."""
+    logs = form.logs(points)
+    return arena.hull.contains(logs) & _reachable(logs, arena.feasible, form)
+
+
+def _edge_points(hull: Hull, each: int = 40) -> Floats:
     share = np.linspace(0, 1, each, endpoint=False)[:, None, None]
     following = np.roll(hull.corners, -1, axis=0)
     return (hull.corners + share * (following - hull.corners)).reshape(-1, 2)
@@ -93,16 +109,29 @@ def optimum(
     """The confined optimum of parameters [p], classified; with refits `draws` [B, p] its shares, region and regret."""
     kinds, points = classify(form, params[None], arena)
     kind, point = kinds[0], points[0]
-    if kind == "interior":
-        point = _refine(form, params, arena, point)
     place = _describe(form, point)
     found: dict[str, Any] = {"kind": kind, **place, "scale": form.scale, "reading": form.reading}
-    if form.name == "paper" and place["mu"] > 1 and place["spread"] > 1:
-        product = float(np.log(place["mu"]) * np.log(place["spread"]))
-        found |= {"log_product": product, "bowl_possible": product > 4}
+    if form.name == "paper":
+        found |= bowl_condition(form, arena, point)
     if draws is not None and len(draws):
         found |= _spread_of(form, frame, arena, draws, point, level)
     return found
+
+
+def bowl_condition(form: PlaneForm, arena: Arena, point: Floats) -> dict[str, Any]:
+    """ln m ln s at a point [2], its range over the arena, and whether the published form can have a minimum at the
+    point, and anywhere in the arena.
+
+    Where ln m ln s > 0 a minimum needs it above 4 (`docs/theory.md`); where it is negative, only signs of a1 and b1.
+    """
+    product = float(np.prod(form.logs(point)))
+    everywhere = form.logs(np.concatenate([arena.inside, arena.border])).prod(1)
+    return {
+        "log_product": product,
+        "bowl_possible": bool(product > NEEDED_PRODUCT or product < 0),
+        "log_product_range": [float(everywhere.min()), float(everywhere.max())],
+        "bowl_possible_anywhere": bool((everywhere > NEEDED_PRODUCT).any() or (everywhere < 0).any()),
+    }
 
 
 def _describe(form: PlaneForm, point: Floats) -> dict[str, float]:
@@ -117,7 +146,8 @@ def classify(form: PlaneForm, params: Floats, arena: Arena) -> tuple[list[str], 
     interior = inside.max(1) > border.max(1)
     points = arena.border[border.argmax(1)]
     if len(arena.inside):
-        points = np.where(interior[:, None], arena.inside[inside.argmax(1)], points)
+        starts = _refined(form, params, arena, arena.inside[inside.argmax(1)])
+        points = np.where(interior[:, None], starts, points)
     saddle = _has_saddle(form, params, arena)
     falls = _falls_forever(form, params, points, arena)
     kinds = np.where(interior, "interior", np.where(saddle, "saddle", np.where(falls, "unbounded", "edge")))
@@ -125,7 +155,7 @@ def classify(form: PlaneForm, params: Floats, arena: Arena) -> tuple[list[str], 
 
 
 def _has_saddle(form: PlaneForm, params: Floats, arena: Arena, starts: int = 3) -> NDArray[np.bool_]:
-    """True [B] where Newton's iteration from the flattest grid points ends in the hull with indefinite curvature."""
+    """True [B] where Newton's iteration from the flattest grid points ends inside with indefinite curvature."""
     points = np.concatenate([arena.inside, arena.border])
     _, gradient, _ = form.surface(params, points)
     flat = np.argsort(np.linalg.norm(gradient * arena.size, axis=-1), axis=1)[:, :starts]
@@ -138,7 +168,7 @@ def _has_saddle(form: PlaneForm, params: Floats, arena: Arena, starts: int = 3) 
         _, slope, bend = (v[:, 0] for v in form.surface(params, at[:, None]))
         still = np.linalg.norm(slope * arena.size, axis=-1) < 1e-6 * (1 + np.abs(bend).max((1, 2)))
         indefinite = np.linalg.det(bend * arena.size * arena.size[:, None]) < 0
-        found |= still & indefinite & arena.hull.contains(form.logs(at))
+        found |= still & indefinite & _inside(form, arena, at)
     return found
 
 
@@ -160,18 +190,19 @@ def _falls_forever(form: PlaneForm, params: Floats, points: Floats, arena: Arena
     return np.asarray((np.diff(values, axis=1) > 0).all(1))
 
 
-def _refine(form: PlaneForm, params: Floats, arena: Arena, point: Floats) -> Floats:
-    """Shrinking pattern search around an interior grid optimum."""
-    step = arena.size / GRID
-    moves = np.stack(np.meshgrid([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), axis=-1).reshape(-1, 2)
-    for _ in range(40):
-        around = point + moves * step
-        allowed = arena.hull.contains(form.logs(around)) & _reachable(form.logs(around), arena.feasible, form)
-        values = np.where(allowed, form.surface(params[None], around)[0][0], -np.inf)
-        best = around[values.argmax()]
-        step = step / 2 if np.allclose(best, point) else step
-        point = best
-    return point
+def _refined(form: PlaneForm, params: Floats, arena: Arena, points: Floats) -> Floats:
+    """Newton's iteration from grid optima [B, 2] inside, a cell at most a step; a step that does not gain is not taken.
+
+    Without it the optima of resamples would scatter over the grid's points and not as the data tell.
+    """
+    value = form.surface(params, points[:, None])[0][:, 0]
+    for _ in range(8):
+        _, slope, bend = (v[:, 0] for v in form.surface(params, points[:, None]))
+        ahead = points + np.clip(_solve_2x2(bend, -slope), -arena.size / GRID, arena.size / GRID)
+        reached = form.surface(params, ahead[:, None])[0][:, 0]
+        better = (reached > value) & _inside(form, arena, ahead)
+        points, value = np.where(better[:, None], ahead, points), np.where(better, reached, value)
+    return points
 
 
 def _spread_of(
@@ -182,15 +213,27 @@ def _spread_of(
     gain_best = form.surface(draws, points[:, None])[0][:, 0]
     gap = np.exp(np.minimum(form.log_gap(draws, frame.unit) - gain_here, 50))
     regret = np.maximum(gap * -np.expm1(-np.maximum(gain_best - gain_here, 0.0)), 0.0)
-    offsets = (points - np.median(points, 0)) / arena.size
-    near = np.argsort(np.linalg.norm(offsets, axis=1))[: max(int(np.ceil(level * len(points))), 1)]
-    region = [_describe(form, corner) for corner in Hull.of(points[near]).corners]
-    spread = np.std(points, axis=0)
-    correlation = float(np.atleast_2d(np.corrcoef(points.T))[0, 1]) if (spread > 1e-12).all() else None
+    logs = form.logs(points)
+    spread = np.std(logs, axis=0)
+    correlation = float(np.atleast_2d(np.corrcoef(logs.T))[0, 1]) if (spread > 1e-9).all() else None
+    cloud = [_describe(form, p) for p in points]
     return {
         "shares": {kind: kinds.count(kind) / len(kinds) for kind in KINDS},
-        "region": [[corner["mu"], corner["sigma"]] for corner in region],
+        "region": [[p["mu"], p["sigma"]] for p in (_describe(form, p) for p in region(points, arena.size, level))],
         "region_level": level,
         "correlation": correlation,
-        "regret": {"mean": float(regret.mean()), "high": float(np.quantile(regret, level))},
+        "regret": {"mean": float(regret.mean()), "high": float(np.quantile(regret, level)), "tokens": frame.unit},
+        "cloud": {"mu": [p["mu"] for p in cloud], "sigma": [p["sigma"] for p in cloud], "kind": kinds},
     }
+
+
+def region(points: Floats, size: Floats, level: float) -> Floats:
+    """Corners [m, 2] of the hull of the `level` share of points [B, 2] that lie deepest (Mahalanobis from the median).
+
+    Optima of resamples lie along a valley: a joint region says what two intervals cannot. `size` [2] is the unit.
+    """
+    offsets = (points - np.median(points, 0)) / size
+    covariance = offsets.T @ offsets / len(offsets) + 1e-8 * np.eye(2)
+    depth = np.einsum("bi,ij,bj->b", offsets, np.linalg.inv(covariance), offsets)
+    deepest = np.argsort(depth, kind="stable")[: max(int(np.ceil(level * len(points))), 1)]
+    return Hull.of(points[deepest]).corners

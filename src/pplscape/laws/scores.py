@@ -1,4 +1,4 @@
-"""How good a law is on runs it did not see: errors, ranks, regret, coverage. Losses in nats/token."""
+"""How good a law is on runs it did not see: errors, ranks, regret, calibration, coverage. Losses in nats/token."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def scores(trial: Trial, runs: RunTable) -> dict[str, Any]:
         "spearman": _spearman(predicted, loss),
         "spearman_within_size": _within_size(predicted, runs) if trial.form.uses_composition else 0.0,
         "top1_regret": _regret(predicted, runs, trial.form.uses_composition),
+        "calibration": _calibration(predicted, runs) if trial.form.uses_composition else None,
         "coverage": float(np.mean(np.abs(np.log(loss / predicted)) <= trial.half)),
         "level": LEVEL,
         "n_effective": trial.fit.n_effective,
@@ -82,6 +83,18 @@ def _within_size(predicted: Floats, runs: RunTable) -> float | None:
     """Mean Spearman correlation over sizes: does the law order compositions, D aside?"""
     found = [_spearman(predicted[rows], runs.loss[rows]) for rows in _sizes(runs, 4)]
     return float(np.mean(found)) if found else None
+
+
+def _calibration(predicted: Floats, runs: RunTable) -> float | None:
+    """Calibration slope: measured on predicted differences between compositions of one size, regimes left out.
+
+    1 is calibrated; below 1 the law exaggerates what composition does, at 0 its differences mean nothing.
+    """
+    classes = size_classes(runs.tokens)
+    count = np.bincount(classes)
+    ours, theirs = (v - (np.bincount(classes, weights=v) / count)[classes] for v in (predicted, runs.loss))
+    spread = float(ours @ ours)
+    return float(ours @ theirs) / spread if spread > 1e-12 * len(ours) else None
 
 
 def _regret(predicted: Floats, runs: RunTable, uses_composition: bool) -> float | None:

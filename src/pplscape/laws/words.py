@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pplscape.laws.choose import Choice, Trial
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.law import Law
@@ -15,6 +17,10 @@ from pplscape.runs import RunTable
 PAPER = "arXiv 2512.21515"
 MOST_PARAMETERS = 24
 """Longer parameter tables are cut in summary.md; law.json has all."""
+FORM_COLUMNS = (
+    "form", "error", "se", "of improvement", "regime out", "largest D out", "Spearman", "top-1 regret", "calibration",
+    "coverage",
+)  # fmt: skip
 
 
 def verdict(choice: Choice, law: Law, runs: RunTable) -> str:
@@ -22,11 +28,10 @@ def verdict(choice: Choice, law: Law, runs: RunTable) -> str:
     chosen = choice.trial(choice.chosen)
     assert chosen.scores is not None
     parts = [choice.reason[0].upper() + choice.reason[1:], _accuracy(chosen), _against_size(choice, runs)]
-    if choice.chosen == "constant":
-        parts.append("Not even the number of tokens explains these losses: more or larger pilots are needed.")
+    parts += [_calibrated(chosen), bins_words(law)]
     if law.optimum["kind"] != "none":
         parts.append(optimum_words(law.optimum))
-    return " ".join(p for p in parts if p)
+    return " ".join(p.strip() for p in parts if p.strip())
 
 
 def _accuracy(trial: Trial) -> str:
@@ -41,24 +46,75 @@ def _accuracy(trial: Trial) -> str:
 
 
 def _against_size(choice: Choice, runs: RunTable) -> str:
-    """What composition adds to D, with the standard error of the difference."""
+    """What composition adds to D, with the standard error of the difference, and what follows."""
     nulls = [t for t in choice.fitted if not t.form.uses_composition]
     laws = [t for t in choice.fitted if t.form.uses_composition]
-    if not nulls or not laws:
-        return "No law of composition could be fitted." if not laws else ""
+    chosen = choice.trial(choice.chosen)
+    if not laws:
+        return f"No law of composition could be fitted: which text is best is not known, use random. {_or_size(chosen)}"
+    if not nulls:
+        return "No law without composition was fitted: whether perplexity matters at all is not known from this choice."
     null, best = (min(group, key=lambda t: float(t.errors(runs.loss).mean())) for group in (nulls, laws))
-    gain, error = paired(null.errors(runs.loss) - best.errors(runs.loss), left_out_units(runs))
-    if choice.trial(choice.chosen).form.uses_composition:
-        return f"Knowing the composition lowers the error of D alone by {gain:.4f} nats/token (se {error:.4f})."
-    words = f"{abs(gain):.4f} nats/token {'lower' if gain > 0 else 'higher'}, se {error:.4f}"
+    rival = chosen if chosen.form.uses_composition else best
+    gain, error = paired(null.errors(runs.loss) - rival.errors(runs.loss), left_out_units(runs))
+    if not chosen.form.uses_composition:
+        words = f"error {abs(gain):.4f} nats/token {'lower' if gain > 0 else 'higher'}, se {error:.4f}"
+        return (
+            "Perplexity explains nothing here that can be relied on beyond D (the best law of composition, "
+            f"{best.spec}: {words}): use random. {_or_size(chosen)}"
+        )
+    words = f"{gain:.4f} nats/token (se {error:.4f})"
+    if gain > error:
+        return f"Knowing the composition lowers the error of D alone by {words}."
     return (
-        f"Perplexity explains nothing here that can be relied on beyond D (the best law of composition, {best.spec}: "
-        f"error {words}): use random."
+        f"Knowing the composition lowers the error of D alone by {words}, which chance can do as well: use random "
+        "unless a paired run confirms the choice."
+    )
+
+
+def _or_size(chosen: Trial) -> str:
+    """Said where not even D helps."""
+    if chosen.form.uses_size:
+        return ""
+    return "Not even the number of tokens explains these losses: more or larger pilots are needed."
+
+
+def _calibrated(trial: Trial) -> str:
+    """What the calibration slope means, where it is not near 1."""
+    slope = None if trial.scores is None else trial.scores["calibration"]
+    if slope is None or 1 / 1.5 <= slope <= 1.5:
+        return ""
+    judged = "exaggerates" if slope < 1 else "understates"
+    return (
+        f"It {judged} what composition does: of each nat it predicts between left-out regimes of one size, {slope:.2f} "
+        "was measured."
+    )
+
+
+def average_utility(law: Law) -> float | None:
+    """Utility of an average token of the pool; None for laws without utilities, or where it is not above 0."""
+    if law.form.partition(":")[0] != "utility" or law.frame.bin_share is None:
+        return None
+    average = sum(share * law.params[f"u_{b}"] for b, share in enumerate(law.frame.bin_share))
+    return average if average > 0 else None
+
+
+def bins_words(law: Law) -> str:
+    """The best and the worst bin of a utility law; empty for other laws."""
+    average = average_utility(law)
+    if average is None:
+        return ""
+    worth = [law.params[f"u_{b}"] / average for b in range(len(law.frame.bin_share or ()))]
+    best, worst = int(np.argmax(worth)), int(np.argmin(worth))
+    harm = ": it does harm" if worth[worst] < 0 else ""
+    return (
+        f"Of {len(worth)} bins from lowest to highest perplexity, a token of bin {best + 1} is worth most "
+        f"({worth[best]:.2g} of an average token), of bin {worst + 1} least ({worth[worst]:.2g}{harm})."
     )
 
 
 def optimum_words(optimum: Mapping[str, Any]) -> str:
-    """The optimum's class, what it means, and the paper's condition."""
+    """The optimum's class, what it means, its shares and regret, and the published form's condition."""
     at = f"mean {optimum['mu']:.4g}, spread {optimum['sigma']:.3g} ({optimum['scale']})"
     text = {
         "interior": f"Its optimum lies inside what the pilots covered, at {at}.",
@@ -67,14 +123,35 @@ def optimum_words(optimum: Mapping[str, Any]) -> str:
         "edge": f"Its optimum is on the border of what the pilots covered ({at}): the true one may lie beyond.",
     }[optimum["kind"]]
     if "shares" in optimum:
-        shares = ", ".join(f"{k} {v:.0%}" for k, v in optimum["shares"].items() if v >= 0.005)
-        text += f" Over the resamples: {shares}; expected regret {optimum['regret']['mean']:.4f} nats/token."
-    if "log_product" in optimum and not optimum["bowl_possible"]:
+        regret = optimum["regret"]
         text += (
-            f" There ln m x ln s = {optimum['log_product']:.2f}; the published form can only have a minimum where it "
-            "exceeds 4."
+            f" Over the resamples: {_shares(optimum)}; expected regret {regret['mean']:.4f} nats/token at the pilots' "
+            f"largest size, below {regret['high']:.4f} in {optimum['region_level']:.0%}."
         )
-    return text
+        if abs(optimum["correlation"] or 0.0) > 0.8:
+            text += (
+                f" Its mean and spread are correlated at {optimum['correlation']:.2f}: read their joint region, not "
+                "two intervals."
+            )
+    return f"{text} {condition_words(optimum)}".strip()
+
+
+def condition_words(optimum: Mapping[str, Any]) -> str:
+    """ln m* ln s* > 4, said wherever the published form is used; empty for other forms."""
+    if "log_product" not in optimum:
+        return ""
+    low, high = optimum["log_product_range"]
+    text = (
+        f"The published form can have a minimum only where ln m x ln s is above 4 (or below 0): here it is "
+        f"{optimum['log_product']:.2f}, among the pilots {low:.2f} to {high:.2f}"
+    )
+    if not optimum["bowl_possible_anywhere"]:
+        return f"{text}, so within these pilots no data could make it show one."
+    return f"{text}." if optimum["bowl_possible"] else f"{text}, so this is not one."
+
+
+def _shares(optimum: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.0%}" for k, v in optimum["shares"].items() if v >= 0.005)
 
 
 def diagnostics_words(d: Mapping[str, Any]) -> list[str]:
@@ -98,6 +175,7 @@ def summary(law: Law, choice: Choice) -> str:
     """summary.md: verdict, table of forms, parameters, diagnostics."""
     lines = ["# Data scaling law", "", law.verdict, "", "## Forms compared", "", *_forms_table(choice), ""]
     lines += [f"## Parameters of {law.form}", "", *_parameter_table(law), ""]
+    lines += _optimum_section(law)
     lines += ["## Diagnostics", "", *(f"- {line}" for line in diagnostics_words(law.diagnostics))]
     if law.warnings:
         lines += ["", "## Warnings", "", *(f"- {w}" for w in law.warnings)]
@@ -106,10 +184,12 @@ def summary(law: Law, choice: Choice) -> str:
 
 def _forms_table(choice: Choice) -> list[str]:
     lines = [
-        "Errors on left-out runs (each regime once; the largest size once), nats/token; Spearman within sizes.",
+        "Errors on left-out runs (each regime once; the largest size once), nats/token. Spearman and calibration are",
+        "for compositions of one size (calibration: the slope of measured on predicted differences, 1 is right, below",
+        "1 the law exaggerates); coverage is that of nominal 90 % intervals.",
         "",
-        "| form | error | se | of improvement | regime out | largest D out | Spearman | top-1 regret | coverage |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| " + " | ".join(FORM_COLUMNS) + " |",
+        "|" + "---|" * len(FORM_COLUMNS),
     ]
     for trial in sorted(choice.fitted, key=lambda t: t.scores["cv_mae"] if t.scores else 0.0):
         s = trial.scores
@@ -119,13 +199,44 @@ def _forms_table(choice: Choice) -> list[str]:
         cells = [
             name, _n(s["cv_mae"], ".4f"), _n(s["cv_mae_se"], ".4f"), _n(s["mae_over_gain"], ".1%"),
             _n(s["mae_left_regime"], ".4f"), _n(s["mae_left_size"], ".4f"), _n(s["spearman_within_size"], ".2f"),
-            _n(s["top1_regret"], ".4f"), _n(s["coverage"], ".0%"),
+            _n(s["top1_regret"], ".4f"), _n(s["calibration"], ".2f"), _n(s["coverage"], ".0%"),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     skipped = [t for t in choice.trials if t.skipped]
     if skipped:
         lines += ["", *(f"- not fitted: {t.spec}: {t.skipped}." for t in skipped)]
     return lines
+
+
+def _optimum_section(law: Law) -> list[str]:
+    """Where every law on mean and spread is lowest; empty without one. The published form's condition always."""
+    found = [x for x in (law, *law.alternatives) if x.optimum["kind"] != "none"]
+    if not found:
+        return []
+    lines = [
+        "## Where mean and spread are best",
+        "",
+        "Sought only among what the pilots covered and the budget can reach. Shares are those of the resamples;",
+        "region: the extent of the joint region; regret: expected, at the pilots' largest size, nats/token.",
+        "",
+        "| form | class | mean | spread | shares | joint region: mean | spread | correlation | regret |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for x in found:
+        o = x.optimum
+        cells = [f"**{x.form}**" if x is law else x.form, o["kind"], f"{o['mu']:.4g}", f"{o['sigma']:.3g}"]
+        if "shares" in o:
+            ends = np.asarray(o["region"])
+            cells += [
+                _shares(o),
+                *(f"{low:.4g} to {high:.4g}" for low, high in zip(ends.min(0), ends.max(0), strict=True)),
+            ]
+            cells += [_n(o["correlation"], ".2f"), f"{o['regret']['mean']:.4f}"]
+        else:
+            cells += ["-"] * 5
+        lines.append("| " + " | ".join(cells) + " |")
+    conditions = [f"- {x.form}: {condition_words(x.optimum)}" for x in found if "log_product" in x.optimum]
+    return [*lines, "", *conditions, ""] if conditions else [*lines, ""]
 
 
 def _n(value: float | None, spec: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pplscape.laws.law import Law
-from pplscape.laws.words import optimum_words
+from pplscape.laws.words import average_utility, optimum_words
 from pplscape.reporting import figures_law
 from pplscape.reporting.folder import RunFolder
 from pplscape.reporting.gallery import Gallery
@@ -114,15 +114,12 @@ def surface_data(view: LawView, size: float) -> dict[str, Any] | None:
 def utility_rows(law: Law) -> list[dict[str, Any]]:
     """Worth of one more token per bin relative to an average token of the pool, from the law's utility entry."""
     found = next((x for x in (law, *law.alternatives) if x.form.partition(":")[0] == "utility"), None)
-    if found is None or found.frame.bin_share is None:
-        return []
-    share = np.asarray(found.frame.bin_share)
-    worth = np.array([found.params[f"u_{b}"] for b in range(len(share))])
-    average = float(share @ worth)
-    if average <= 0:
+    average = average_utility(found) if found else None
+    if found is None or average is None:
         return []
     rows = []
-    for b, u in enumerate(worth):
+    for b in range(len(found.frame.bin_share or ())):
+        u = found.params[f"u_{b}"]
         low, high, _ = ends_of(found.intervals.get(f"u_{b}"))
         low, high = (None if v is None else v / average for v in (low, high))
         rows.append({"bin": b + 1, "worth": float(u / average), "low": low, "high": high})

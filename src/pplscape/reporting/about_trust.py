@@ -7,14 +7,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from pplscape.errors import UserError
 from pplscape.laws.law import Law
-from pplscape.reporting import figures_law
+from pplscape.reporting import figures_fit, figures_law
 from pplscape.reporting.folder import RunFolder
 from pplscape.reporting.gallery import Gallery
 from pplscape.reporting.law_view import LawView, ends_of, run_tip
-from pplscape.reporting.style import HALF
+from pplscape.reporting.style import FULL, HALF
 from pplscape.reporting.surface import compositions_of
 from pplscape.reporting.words import (
     NATS,
@@ -41,6 +42,7 @@ def trust_view(run: RunFolder, view: LawView, gallery: Gallery) -> dict[str, Any
         "verdict": visible(view.law.verdict),
         "figure": gallery.hang(partial(figures_law.predicted_against_measured, rows), HALF) if rows else None,
         "caption": _fit_caption(rows, view.law),
+        "more": fit_figures(view.law, rows, gallery),
         "forms": form_rows(view.law),
         "words": diagnosis(view.law.diagnostics, view.rows),
         "next": _next_pilot(view),
@@ -74,6 +76,33 @@ def prediction_against(view: LawView) -> list[dict[str, Any]]:
     ]
 
 
+def fit_figures(law: Law, rows: Sequence[Facts], gallery: Gallery) -> list[tuple[Markup, str]]:
+    """(figure, caption) of what judges the fit: residuals, profiles, clouds of resamples, as far as there are any."""
+    found = []
+    if rows:
+        noise = law.noise * float(np.mean([r["measured"] for r in rows])) or None
+        caption = (
+            "What the law leaves over, by training size: a slope or curve through the black means would be a wrong law "
+            "of D."
+        )
+        if noise:
+            caption += f" Shaded: where 90 % of runs belong if their noise is {number(noise, 4)} {NATS} (sd)."
+        found.append((gallery.hang(partial(figures_fit.residuals, rows, noise), HALF), caption))
+    drawn: tuple[tuple[Any, str], ...] = (
+        (figures_fit.profiles,
+         "Profiles: each parameter is held at other values and all else fitted again. A curve that stays flat is a "
+         "parameter the runs cannot tell. Dashed: where a 90 % interval would end if runs were independent; bar: the "
+         "interval from the refits, which counts trunks."),
+        (figures_fit.clouds,
+         "The law refitted to simulated tables: where its optimum falls within the pilots' hull (dashed; solid: joint "
+         "90 % region), and the pairs of parameters that trade off most (ρ: rank correlation). Cross: the fit itself."),
+    )  # fmt: skip
+    for draw, caption in drawn:
+        if draw(law) is not None:
+            found.append((gallery.hang(partial(draw, law), FULL), caption))
+    return found
+
+
 def _fit_caption(rows: Sequence[Facts], law: Law) -> str:
     if not rows:
         return ""
@@ -105,6 +134,7 @@ def form_rows(law: Law) -> list[dict[str, Any]]:
             "bar": min(100.0, 100 * (c.get("mae_over_gain") or 0) / ceiling),
             "spearman": number(c.get("spearman_within_size", c.get("spearman")), 2),
             "regret": number(c.get("top1_regret"), 4),
+            "calibration": number(c.get("calibration"), 2),
             "coverage": percent(c.get("coverage")),
         }
         for c in tried

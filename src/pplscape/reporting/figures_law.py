@@ -140,14 +140,6 @@ def bin_utilities(rows: Sequence[Facts], width: float = HALF) -> Drawing:
         axes = drawing.axes()
         axes.axhline(0, color=PALETTE["muted"], lw=1)
         axes.axhline(1, color=PALETTE["muted"], lw=1, ls=(0, (4, 2)))
-        place: dict[str, Any] = {
-            "xytext": (-2, 3),
-            "textcoords": "offset points",
-            "ha": "right",
-            "color": PALETTE["muted"],
-            "fontsize": 11,
-        }
-        axes.annotate("average token", (1, 1), xycoords=axes.get_yaxis_transform(), **place)
         axes.vlines([r["bin"] for r in some], [r["low"] for r in some], [r["high"] for r in some],
                     color=PALETTE["measured"], lw=2.2)  # fmt: skip
         dots = axes.scatter(at, worth, s=64, color=PALETTE["measured"], zorder=3)
@@ -157,7 +149,7 @@ def bin_utilities(rows: Sequence[Facts], width: float = HALF) -> Drawing:
         axes.set_xticks(at if len(at) <= 12 else at[::5])
         axes.xaxis.set_major_formatter(lambda v, _: f"{v:.0f}")
         axes.set_xlabel("perplexity bin, lowest to highest")
-        axes.set_ylabel("worth of one more token (average = 1)")
+        axes.set_ylabel("worth of one more token (dashed: average)")
     return drawing
 
 

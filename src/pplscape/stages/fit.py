@@ -23,7 +23,7 @@ from pplscape.laws.words import summary
 from pplscape.manifest import StageFolder
 from pplscape.runs import RunTable
 
-VERSION = 1
+VERSION = 2
 
 Tables = Path | str | Sequence[Path | str]
 """One table of runs, or several that are fitted together: files, or folders of `pplscape pilot`."""
@@ -69,8 +69,7 @@ def fit(
             )
             law = in_context(law, runs, facts)
             folder.write_json("law.json", law.to_json())
-            folder.write_text("summary.md", summary(law, choice))
-            _plots(folder, law, choice, runs)
+            folder.write_text("summary.md", summary(law, choice) + _plots(folder, law, choice, runs, facts))
             skipped = runs.meta["skipped"]
             folder.finish({"in": len(runs) + len(skipped), "out": len(runs), "rejected": {"skipped": len(skipped)}})
     return Path(out)
@@ -150,9 +149,13 @@ def _read_landscape(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _plots(folder: StageFolder, law: Law, choice: Choice, runs: RunTable) -> None:
-    from pplscape.laws.plots import form_errors, predicted_measured
+def _plots(folder: StageFolder, law: Law, choice: Choice, runs: RunTable, facts: Mapping[str, Any]) -> str:
+    """Write every figure as PNG and SVG; returns summary.md's list of them."""
+    from pplscape.laws.plots import CAPTIONS, figures
 
-    for name, figure in (("predicted", predicted_measured(law, runs)), ("forms", form_errors(choice))):
+    lines = ["", "## Figures", ""]
+    for name, figure in figures(law, choice, runs, facts.get("feasible")):
         folder.write_bytes(f"{name}.png", figure.png())
         folder.write_bytes(f"{name}.svg", figure.svg_file())
+        lines.append(f"- [{name}.png]({name}.png): {CAPTIONS[name]}")
+    return "\n".join(lines) + "\n"
