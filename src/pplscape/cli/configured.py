@@ -26,6 +26,7 @@ OF_COMMAND: dict[str, dict[str, str | None]] = {
     "pilot": {"corpus": None, "heldout": None},
     "landscape": {"corpus": None},
     "select": {"corpus": None, "form": None},
+    "export": {"corpus": None},
     "train": {"corpus": None},
     "evaluate": {"heldout": None},
 }

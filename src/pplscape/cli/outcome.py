@@ -1,4 +1,4 @@
-"""Commands from the law to the proof: select, train, evaluate, compare."""
+"""Commands from the law to the proof: select, export, train, evaluate, compare."""
 
 from __future__ import annotations
 
@@ -74,6 +74,35 @@ def select(
         scores, strategy=strategy, budget=budget, out=out, law=law, form=form, runs=runs, columns=pairs(columns),
         target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
         max_epochs=max_epochs, resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+
+
+@app.command()
+def export(
+    selection: Annotated[Path, typer.Argument(help="The folder of `select`.")],
+    corpus: Annotated[Path, typer.Option(help="The prepared folder it was drawn from.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Of parquet, jsonl, hf, megatron, mds, litdata; comma-separated.")
+    ] = "parquet",
+    model: Annotated[str | None, typer.Option(help="Whose tokenizer makes the ids of token formats.")] = None,
+    revision: Revision = None,
+    landscape: Annotated[Path | None, typer.Option(help="landscape.json, for the data card's picture.")] = None,
+    learning_rate: LearningRate = Recipe.learning_rate,
+    sequence_length: Annotated[int | None, typer.Option(help="Of the trainers; default: the chunk length.")] = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """The selection for training programs, with their configurations and a data card."""
+    from pplscape.flow import model_path
+    from pplscape.stages.export import export as stage
+
+    stage(
+        selection, corpus=corpus, out=out, formats=formats.split(","), model=model_path(model) if model else None,
+        revision=revision, landscape=landscape, recipe=Recipe(learning_rate=learning_rate),
+        sequence_length=sequence_length, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
 
 
