@@ -235,6 +235,7 @@ def measure(case: Case, variant: str, method: str, repetitions: int) -> dict[str
                 "errors": errors(case, Fits(case).fresh(used)).tolist(),
                 "runs": float(used.sum(1).mean()),
                 "cost": float(np.mean([cost[u].sum() for u in used])),
+                "flops": float(np.mean([case.cost[u].sum() for u in used]) / case.cost.sum()),
             }
     return found
 
