@@ -71,7 +71,10 @@ def test_the_stage_writes_a_law(tmp_path: Path, rows: list[dict[str, Any]]) -> N
     summary = (out / "summary.md").read_text()
     assert law.verdict in summary
     assert "| **quadratic** |" in summary
-    for name in ("predicted", "forms"):
+    assert law.diagnostics["profiles"]["parameters"].keys() == law.params.keys()
+    assert law.optimum["cloud"]["kind"].count("interior") == 30 * law.optimum["shares"]["interior"]
+    for name in ("predicted", "residuals", "forms", "profiles", "clouds", "plane", "surface"):
+        assert f"[{name}.png]({name}.png)" in summary
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (out / f"{name}.svg").read_bytes()
     before = (out / "law.json").stat().st_mtime_ns
