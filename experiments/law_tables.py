@@ -58,10 +58,15 @@ def main() -> None:
         found = table_rows(name, options.lightgbm, kept)
         kept = [row for row in kept if row.table != TABLES[name]] + found
         print(f"{TABLES[name]}: {tally(found)}, {time.process_time() - start:.1f} s of CPU", flush=True)
+        write(kept)
+
+
+def write(rows: list[Row]) -> None:
+    """Results and page, after every table: a run that is stopped keeps what it had."""
     order = list(TABLES.values())
-    kept.sort(key=lambda row: order.index(row.table))
-    RESULTS.write_text("[\n" + ",\n".join(json.dumps(row.to_json()) for row in kept) + "\n]\n")
-    PAGE.write_text(page(kept))
+    rows = sorted(rows, key=lambda row: order.index(row.table))
+    RESULTS.write_text("[\n" + ",\n".join(json.dumps(row.to_json()) for row in rows) + "\n]\n")
+    PAGE.write_text(page(rows))
 
 
 def table_rows(name: str, python: str | None, kept: list[Row]) -> list[Row]:

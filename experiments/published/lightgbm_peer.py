@@ -10,8 +10,8 @@ task = json.load(sys.stdin)
 x = np.array(task["x"])
 found: dict = {size: {} for size in task["at"]}
 for domain, y in task["y"].items():
-    model = lightgbm.LGBMRegressor(n_estimators=1000, learning_rate=1e-2, random_state=42, n_jobs=1, verbosity=-1)
-    model.fit(x, np.array(y))
+    data = lightgbm.Dataset(x, np.array(y))
+    model = lightgbm.train({"learning_rate": 1e-2, "seed": 42, "num_threads": 1, "verbosity": -1}, data, 1000)
     for size, at in task["at"].items():
         found[size][domain] = model.predict(np.array(at)).tolist()
 json.dump(found, sys.stdout)
