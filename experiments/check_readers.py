@@ -40,9 +40,8 @@ def make(work: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pplscape import prepare, score, select
+    from pplscape import export, prepare, score, select
     from pplscape.manifest import StageFolder
-    from pplscape.stages.export import export
     from pplscape.training.schedule import Recipe
 
     model = str(MODEL)
