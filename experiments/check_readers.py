@@ -11,6 +11,7 @@ count and sum of token ids (or texts), and lists what was installed. The librari
 from __future__ import annotations
 
 import argparse
+import importlib.machinery
 import importlib.util
 import itertools
 import json
@@ -39,9 +40,8 @@ def make(work: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pplscape import prepare, score, select
+    from pplscape import export, prepare, score, select
     from pplscape.manifest import StageFolder
-    from pplscape.stages.export import export
     from pplscape.training.schedule import Recipe
 
     model = str(MODEL)
@@ -148,19 +148,22 @@ def read_megatron(out: Path, expected: dict[str, Any]) -> str:
     return f"IndexedDataset, mapped and not: {read} in {documents:,} documents, {kind}, ids equal"
 
 
-def stand_in_for_torchvision() -> str:
-    """streaming imports torchvision for its image datasets, which are not used here; "" where it is installed."""
-    if importlib.util.find_spec("torchvision"):
+def stand_in(*names: str, **attributes: Any) -> str:
+    """Empty modules for a library of images or sound that is imported but not used for text; "" where it is there."""
+    if importlib.util.find_spec(names[0]):
         return ""
-    for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
+    for name in names:
         sys.modules[name] = types.ModuleType(name)
-    sys.modules["torchvision.datasets"].VisionDataset = object  # type: ignore[attr-defined]
-    sys.modules["torchvision.transforms.functional"].to_tensor = None  # type: ignore[attr-defined]
-    return " (an empty torchvision stood in for the image datasets' import)"
+        sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
+        vars(sys.modules[name]).update(attributes)
+    return f" (an empty {names[0]} stood in: imported, not used)"
 
 
 def read_mds(out: Path, expected: dict[str, Any]) -> str:
-    stood_in = stand_in_for_torchvision()
+    import transformers.tokenization_utils_base  # noqa: F401 - before the stand-in, which it would look at
+
+    modules = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional")
+    stood_in = stand_in(*modules, VisionDataset=object, CIFAR10=object, to_tensor=None)
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
@@ -207,6 +210,8 @@ def _shards(out: Path) -> Iterator[list[np.ndarray]]:
 def read_llamafactory(out: Path, expected: dict[str, Any]) -> str:
     """LLaMA-Factory's own parser and pre-training data pipeline on the configuration as it was written."""
     import yaml
+
+    stood_in = stand_in("torchaudio")
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
@@ -231,7 +236,7 @@ def read_llamafactory(out: Path, expected: dict[str, Any]) -> str:
     changed = sum(len(e) - 1 for e in encoded) / expected["tokens"] - 1
     return (
         f"get_train_args, get_dataset: {len(blocks):,} blocks of {length}, ids those of the rows, each with an end "
-        f"token; rows encoded whole have {changed:+.2%} tokens"
+        f"token{stood_in}; rows encoded whole have {changed:+.2%} tokens"
     )
 
 
@@ -250,12 +255,19 @@ READERS: dict[str, Callable[[Path, dict[str, Any]], str]] = {
     "llamafactory": read_llamafactory, "axolotl": read_axolotl,
 }  # fmt: skip
 
+NOT_INSTALLED = {"axolotl": "not installed: 0.19 requires bitsandbytes, triton, xformers and other packages for CUDA"}
+
 
 def read(work: Path, names: list[str]) -> None:
     """Run these readers; each leaves a result, also when it fails or is not installed."""
     expected = expect(work)
     for name in names:
-        result = {"reader": name, "version": "", "result": "unchecked", "what": "not installed"}
+        result = {
+            "reader": name,
+            "version": "",
+            "result": "unchecked",
+            "what": NOT_INSTALLED.get(name, "not installed"),
+        }
         try:
             result["version"] = metadata.version(name)
             result |= {"result": "ok", "what": READERS[name]((work / "export").resolve(), expected)}

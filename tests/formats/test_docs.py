@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import World
 
-import pplscape
 from pplscape.formats import FORMATS
-from pplscape.stages.export import export
 
 DOCS = (Path(__file__).parents[2] / "docs/exporting.md").read_text()
 
@@ -23,7 +21,6 @@ def test_the_shown_export_runs(world: World, tmp_path: Path, monkeypatch: pytest
     histogram = {"edges": [0, 5, 10], "counts": [[3, 1]]}
     (tmp_path / "run/landscape/landscape.json").write_text(json.dumps({"histogram": histogram}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pplscape, "export", export, raising=False)
     shown = DOCS.split("<!-- export -->\n```python\n")[1].split("```")[0]
     exec(shown, {"MODEL": str(world.tokenizer)})
     for line in re.findall(r"^    export/([\w./<>-]+)", DOCS, re.MULTILINE):
