@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +63,19 @@ class Setting:
     form: Form
     frame: Frame
     data: Data
-    delta: float
-    noise: float
+    delta: Floats
+    """[1, n], or [B, n] for B fits with thresholds of their own."""
+    noise: Floats
+    """[1] or [B] relative noise: the unit of penalties and priors."""
     regimes: NDArray[np.str_]
+    trust: float = 1.0
+    """Weight of the form's prior; intervals are made with less (see `uncertainty`)."""
+
+    def rows(self, index: slice) -> Setting:
+        """The same setting for fits `index`."""
+        if len(self.noise) == 1:
+            return self
+        return replace(self, delta=self.delta[index], noise=self.noise[index])
 
 
 def setting_of(form: Form, runs: RunTable, delta: float | None = None) -> Setting:
@@ -78,7 +88,10 @@ def setting_of(form: Form, runs: RunTable, delta: float | None = None) -> Settin
     noise = seed_noise(runs)
     if delta is None:
         delta = max(LEAST_DELTA, 1.345 * (noise or 0.0))
-    return Setting(form, frame, form.data(runs, frame), delta, noise or delta / 1.345, left_out_units(runs))
+    # A run k times as noisy has a threshold k times as far: Huber's loss of the standardised residual.
+    by_run = delta / np.sqrt(noise_weights(runs))
+    unit = np.array([noise or delta / 1.345])
+    return Setting(form, frame, form.data(runs, frame), by_run[None], unit, left_out_units(runs))
 
 
 def fit_form(form: Form | str, runs: RunTable, delta: float | None = None) -> Fit:
@@ -91,7 +104,8 @@ def fit_form(form: Form | str, runs: RunTable, delta: float | None = None) -> Fi
     theta, value, _ = fit_many(setting, log_loss, weight, warm=start, strength=strength, precise=True)
     problem = problem_of(setting, log_loss, weight, strength)
     trace = float(np.einsum("bnn->b", smoother(problem, theta)[0])[0])
-    return Fit(form, setting.frame, theta[0], float(value[0]), setting.delta, setting.noise, float(strength[0]), trace)
+    threshold, noise = float(setting.delta[0, 0] * np.sqrt(weight[0, 0])), float(setting.noise[0])
+    return Fit(form, setting.frame, theta[0], float(value[0]), threshold, noise, float(strength[0]), trace)
 
 
 def belief(setting: Setting, strength: Floats) -> tuple[Floats, Floats]:
@@ -102,7 +116,7 @@ def belief(setting: Setting, strength: Floats) -> tuple[Floats, Floats]:
     if penalty is not None:
         precision += strength[:, None, None] * penalty.matrix
     if prior is not None:
-        precision += np.diag(prior.precision)
+        precision += setting.trust * np.diag(prior.precision)
         centre = prior.centre
     return precision, centre
 
@@ -113,7 +127,7 @@ def problem_of(
     """The minimisation behind B fits with penalties of strengths [B]; `centre` [B, p] replaces the believed theta."""
     precision, believed = belief(setting, strength)
     centres = np.broadcast_to(believed, precision.shape[:2]) if centre is None else centre
-    ridge = setting.noise**2 * precision
+    ridge = setting.noise[:, None, None] ** 2 * precision
     return Problem(setting.form, setting.frame, setting.data, log_loss, weight, setting.delta, ridge, centres)
 
 
@@ -137,7 +151,7 @@ def fit_many(
     size = max(1, BATCH_CELLS // cells)
     parts = [
         _fit_batch(
-            setting,
+            setting.rows(slice(i, i + size)),
             log_loss[i : i + size],
             weight[i : i + size],
             warm,

@@ -34,14 +34,21 @@ class Chinchilla(Form):
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
         log_n, log_d = data["log_n"], data["log_d"]
-        by_n = np.exp(theta[..., 0:1] - theta[..., 3:4] * log_n)
-        by_d = np.exp(theta[..., 1:2] - theta[..., 4:5] * log_d)
-        floor = np.exp(theta[..., 2:3]) * np.ones_like(by_n)
-        loss = floor + by_n + by_d
+        with np.errstate(over="ignore"):
+            by_n = np.exp(theta[..., 0:1] - theta[..., 3:4] * log_n)
+            by_d = np.exp(theta[..., 1:2] - theta[..., 4:5] * log_d)
+            floor = np.exp(theta[..., 2:3])
+            loss = floor + by_n + by_d
         if not jacobian:
             return np.log(loss), None
-        columns = [by_n, by_d, floor, -by_n * log_n, -by_d * log_d]
-        return np.log(loss), np.stack(columns, axis=-1) / loss[..., None]
+        # [B, p, n] in memory: every column is written and weighted in one sweep.
+        derivative = np.empty((*loss.shape[:-1], 5, loss.shape[-1]))
+        with np.errstate(invalid="ignore"):
+            for i, part in enumerate((by_n, by_d, floor)):
+                np.divide(part, loss, out=derivative[..., i, :])
+            np.multiply(derivative[..., 0, :], -log_n, out=derivative[..., 3, :])
+            np.multiply(derivative[..., 1, :], -log_d, out=derivative[..., 4, :])
+        return np.log(loss), np.swapaxes(derivative, -1, -2)
 
     def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
         """(alpha, beta) on a grid, (A, B, E) by non-negative least squares in relative loss."""
