@@ -7,13 +7,17 @@ away). Deterministic. The *sum* matters: with a mean, optimisers stop early (the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pplscape.laws.forms.base import Data, Floats, Form, Frame
 
+Step = Callable[[NDArray[np.intp]], Floats]
+"""Fits to move -> how far [len, p]."""
 CHUNK_CELLS = 40_000
 """Numbers in one batched derivative: what an iteration touches stays in the processor's cache."""
 OUTLIER_WEIGHT = 0.02
@@ -24,6 +28,11 @@ def huber(residual: Floats, delta: float | Floats) -> Floats:
     """0.5 r^2 for |r| <= delta, delta (|r| - delta / 2) beyond."""
     size = np.abs(residual)
     return np.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
+
+
+def take(value: float | Floats, index: NDArray[np.intp] | slice) -> float | Floats:
+    """The part of a value that belongs to fits `index`; the value itself where all fits share it."""
+    return value[index] if isinstance(value, np.ndarray) and len(value) > 1 else value
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,8 @@ class Problem:
     """[B, n] ln of the measured losses."""
     weight: Floats
     """[B, n]; 0 leaves a run out."""
-    delta: Floats
-    """[B, n] or broadcast to it: Huber threshold in ln L."""
+    delta: float | Floats
+    """Huber threshold in ln L; [B or 1, n] where fits or runs have thresholds of their own."""
     ridge: Floats
     """[B, p, p] penalty 0.5 (theta - centre)' ridge (theta - centre)."""
     centre: Floats
@@ -46,7 +55,7 @@ class Problem:
 
     def rows(self, index: NDArray[np.intp] | slice) -> Problem:
         """The same problem for fits `index`."""
-        delta = self.delta[index] if len(self.delta) > 1 else self.delta
+        delta = take(self.delta, index)
         log_loss, weight, ridge, centre = (a[index] for a in (self.log_loss, self.weight, self.ridge, self.centre))
         return replace(self, log_loss=log_loss, weight=weight, delta=delta, ridge=ridge, centre=centre)
 
@@ -123,12 +132,12 @@ class _Place:
         arrays = (self.theta, self.low, self.high, self.predicted, self.jacobian, self.value)
         return _Place(self.problem.rows(index), *(a[index] for a in arrays))
 
-    def move(self, steps: list[Floats]) -> Floats:
-        """Take the first of the steps [B, p] that improves a fit; gain [B] is 0 or below where none does."""
+    def move(self, steps: list[Step]) -> Floats:
+        """Take the first of the steps that improves a fit; gain [B] is 0 or below where none does."""
         best = np.full(len(self.theta), -np.inf)
         rows = np.arange(len(self.theta))
         for step in steps:
-            found = np.clip(self.theta[rows] + np.nan_to_num(step[rows]), self.low[rows], self.high[rows])
+            found = np.clip(self.theta[rows] + np.nan_to_num(step(rows)), self.low[rows], self.high[rows])
             part = self.problem.rows(rows) if len(rows) < len(best) else self.problem
             predicted, jacobian = _evaluate(part, found)
             value = part.value(predicted, found)
@@ -149,8 +158,8 @@ def _evaluate(problem: Problem, theta: Floats) -> tuple[Floats, Floats]:
     return predicted, jacobian
 
 
-def _steps(place: _Place, damping: Floats, basis: Floats) -> list[Floats]:
-    """Damped steps [B, p] in order of trial; parameters at a bound that the gradient pushes against stay."""
+def _steps(place: _Place, damping: Floats, basis: Floats) -> list[Step]:
+    """Damped steps in order of trial; parameters at a bound that the gradient pushes against stay."""
     problem, theta = place.problem, place.theta
     residual = place.predicted - problem.log_loss
     size = np.abs(residual)
@@ -158,14 +167,21 @@ def _steps(place: _Place, damping: Floats, basis: Floats) -> list[Floats]:
     moved = basis.T @ np.swapaxes(place.jacobian, -1, -2)
     gradient = (moved @ (bent * residual)[..., None])[..., 0]
     gradient = gradient + (problem.ridge @ (theta - problem.centre)[..., None])[..., 0] @ basis
-    curvatures = [_gram(moved, bent)]
-    outside = size > problem.delta
-    if outside.any():
-        curvatures.insert(0, _gram(moved, np.where(outside, OUTLIER_WEIGHT * bent, problem.weight)))
     frozen = ((theta <= place.low) & (gradient > 0)) | ((theta >= place.high) & (gradient < 0))
     free = np.where(frozen, 0.0, 1.0)
     extra = basis.T @ problem.ridge @ basis
-    return [_damped(c + extra, gradient * free, free, damping) @ basis.T for c in curvatures]
+
+    def damped(weight: Floats, rows: NDArray[np.intp]) -> Floats:
+        whole = len(rows) == len(theta)  # then nothing needs to be copied
+        parts = (moved, weight, extra, gradient * free, free, damping)
+        design, weight, ridge, slope, able, lift = parts if whole else (part[rows] for part in parts)
+        return _damped(_gram(design, weight) + ridge, slope, able, lift) @ basis.T
+
+    outside = size > problem.delta
+    weights = [bent]
+    if outside.any():
+        weights.insert(0, np.where(outside, OUTLIER_WEIGHT * bent, problem.weight))
+    return [partial(damped, weight) for weight in weights]
 
 
 def _damped(curvature: Floats, gradient: Floats, free: Floats, damping: Floats) -> Floats:
