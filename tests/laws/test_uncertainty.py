@@ -66,10 +66,10 @@ def test_refits_scatter_around_the_fit() -> None:
 def test_intervals_cover_in_a_small_simulation() -> None:
     """8 trunks of 3 sizes; the full table is experiments/coverage.py."""
     hits = []
-    for seed in range(25):
+    for seed in range(20):
         runs = worlds.table("flat", trunks=8, noise=0.005, seed=seed)
         fit = fit_form("d-only:anchored", runs)
-        law = law_of(fit, runs, uncertainty(fit, runs, 60, seed))
+        law = law_of(fit, runs, uncertainty(fit, runs, 39, seed))
         low, high = law.predict_interval(runs, 0.9, new_run=False)
         clean = worlds.true_loss("flat", runs, runs.bin_share)
         hits.append(np.mean((low <= clean) & (clean <= high)))
