@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pplscape.laws.choose import Choice, Trial, choose
-from pplscape.laws.cures import cure, separate
+from pplscape.laws.cures import REFITS, cure, separate
 from pplscape.laws.fit import audit
 from pplscape.laws.forms import Form
 from pplscape.laws.forms.base import Floats
@@ -155,7 +155,7 @@ def _warnings(law: Law, choice: Choice, runs: RunTable, feasible: Mapping[str, S
         names = ", ".join(unidentified)
         fit = choice.trial(law.form).fit
         assert fit is not None
-        refits = np.asarray(law.resamples["params"], np.float64)
+        refits = fit.form.params(uncertainty(fit, runs, REFITS, noise=noise).draws, fit.frame)
         remedy = cure(fit, runs, noise, unidentified, refits, _points(feasible, law.scale))
         words = f"{names} of {law.form} cannot be identified from these runs; predictions may still be sound."
         found.append(" ".join(filter(None, [words, remedy])))

@@ -85,14 +85,14 @@ class Law:
         return float(np.hypot(self.resamples.get("noise_trunk", 0.0), self.resamples.get("noise_run", 0.0)))
 
     @overload
-    def predict(self, compositions: Compositions) -> Floats: ...
+    def predict(self, asked: Compositions, /) -> Floats: ...
 
     @overload
     def predict(
-        self, table: Path | str | Mapping[str, Any] | None = None, *, level: float = 0.9, **columns: Any
+        self, asked: Path | str | Mapping[str, Any] | None = None, /, *, level: float = 0.9, **columns: Any
     ) -> Prediction: ...
 
-    def predict(self, asked: Any = None, *, level: float = 0.9, **columns: Any) -> Floats | Prediction:
+    def predict(self, asked: Any = None, /, *, level: float = 0.9, **columns: Any) -> Floats | Prediction:
         """Validation loss in nats/token, and its interval at `level` for one new run, of what would be trained on.
 
         Columns are named as in `--columns` (`D mu sigma N U bins`; mu and sigma on the law's own scale) or as in

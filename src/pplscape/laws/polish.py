@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def huber(residual: Floats, delta: float | Floats) -> Floats:
     return np.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
 
 
-def take(value: float | Floats, index: NDArray[np.intp] | slice) -> float | Floats:
+def take(value: float | Floats, index: NDArray[Any] | slice) -> float | Floats:
     """The part of a value that belongs to fits `index`; the value itself where all fits share it."""
     return value[index] if isinstance(value, np.ndarray) and len(value) > 1 else value
 
@@ -53,7 +54,7 @@ class Problem:
     centre: Floats
     """[B, p]"""
 
-    def rows(self, index: NDArray[np.intp] | slice) -> Problem:
+    def rows(self, index: NDArray[Any] | slice) -> Problem:
         """The same problem for fits `index`."""
         delta = take(self.delta, index)
         log_loss, weight, ridge, centre = (a[index] for a in (self.log_loss, self.weight, self.ridge, self.centre))
@@ -128,7 +129,7 @@ class _Place:
         predicted, jacobian = _evaluate(problem, theta)
         return cls(problem, theta, low, high, predicted, jacobian, problem.value(predicted, theta))
 
-    def rows(self, index: NDArray[np.intp]) -> _Place:
+    def rows(self, index: NDArray[Any]) -> _Place:
         arrays = (self.theta, self.low, self.high, self.predicted, self.jacobian, self.value)
         return _Place(self.problem.rows(index), *(a[index] for a in arrays))
 
