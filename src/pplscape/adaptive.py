@@ -192,7 +192,7 @@ class Question:
     gains: Floats
     """[K] at the budget, nats/token, by the law;"""
     errors: Floats
-    """[K] their standard errors: root mean square distance of the refits, stretched by t / z."""
+    """[K] their standard errors: root mean square distance of the refits, which know the noise only roughly (t)."""
     luck: Floats
     """[B] how many standard errors the luckiest selection of each refit is ahead of what the law says of it."""
     allowed: NDArray[np.bool_]
@@ -222,7 +222,6 @@ def question_of(evidence: Evidence, menu: Menu, budget: float, largest: float, t
     errors = np.maximum(np.sqrt(np.mean(away**2, axis=0)), LEAST_ERROR)
     luck = np.where(allowed, away / errors, -np.inf).max(1)
     weight = np.tile(share[chosen], len(sizes)) / len(sizes)
-    errors = errors * evidence.refits.stretch(SURE)
     return Question(np.concatenate(lines, axis=1), weight, gains, errors, luck, allowed)
 
 

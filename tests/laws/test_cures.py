@@ -135,7 +135,7 @@ def test_a_named_size_narrows_what_refits_scatter() -> None:
     noise = Noise(0.0, 0.004, 10.0)
     base = power_world(0)
     fit = replace(fit_form("d-only", base), theta=np.array([2.2, np.log(1.4 * 512e3**0.3), 0.3]))
-    refits = fit.form.params(uncertainty(fit, base, 60).draws, fit.frame)
+    refits = fit.form.params(uncertainty(fit, base, 60, noise=noise).draws, fit.frame)
     sentence = cure(fit, base, noise, ["E"], refits)
     assert sentence
     found = re.fullmatch(r"A pilot of D = 64,000 would narrow the interval of E by (\d+)%.*", sentence)
@@ -143,10 +143,10 @@ def test_a_named_size_narrows_what_refits_scatter() -> None:
     spread = []
     for sizes in (SIZES, (*SIZES, 64_000.0)):
         tables = [power_world(seed, sizes) for seed in range(8)]
-        refits = [uncertainty(fit_form("d-only", t), t, 60, seed).draws[:, 0] for seed, t in enumerate(tables)]
+        refits = [uncertainty(fit_form("d-only", t), t, 60, seed, noise).draws[:, 0] for seed, t in enumerate(tables)]
         spread.append(np.median([draws.std() for draws in refits]))
     promised = int(found[1]) / 100
-    assert 1 - spread[1] / spread[0] == pytest.approx(promised, abs=0.1)
+    assert 1 - spread[1] / spread[0] == pytest.approx(promised, abs=0.15)
 
 
 def test_every_form_names_its_own_columns() -> None:

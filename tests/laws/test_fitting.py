@@ -12,7 +12,7 @@ import pytest
 import worlds
 
 from pplscape.errors import UserError
-from pplscape.laws.fit import fit_form, fit_many, problem_of, setting_of
+from pplscape.laws.fit import audit, fit_form, fit_many, problem_of, setting_of
 from pplscape.laws.forms import get_form
 from pplscape.laws.polish import huber, polish
 from pplscape.laws.table import frame_of, noise_weights, seed_noise, size_classes
@@ -148,6 +148,51 @@ def test_the_noise_column_weighs_runs() -> None:
         fit_form("constant", shifted).params["L_mean"]
         < fit_form("constant", replace(shifted, noise=None)).params["L_mean"]
     )
+
+
+def test_known_noise_gives_the_mean_of_inverse_variances() -> None:
+    """Closed form: below the threshold the constant is the weighted mean of ln L, weights (L / noise)^2."""
+    loss, noise = np.array([3.0, 3.2, 2.9, 3.1, 3.05]), np.array([0.01, 0.04, 0.02, 0.08, 0.02])
+    runs = RunTable(tokens=np.geomspace(1e4, 1e6, 5), loss=loss, noise=noise)
+    weight = (loss / noise) ** 2
+    expected = np.exp(weight @ np.log(loss) / weight.sum())
+    assert fit_form("constant", runs, delta=10.0).params["L_mean"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_threshold_is_in_units_of_each_run_s_noise() -> None:
+    """Stating the noise twice as large changes nothing; a noisy run's pull is bounded at its own 1.345 sigma."""
+    runs = worlds.table("flat", noise=0.01)
+    stated = replace(runs, regime=runs.group, noise=np.where(np.arange(36) < 18, 0.004, 0.02))
+    one, two = (fit_form("d-only:anchored", replace(stated, noise=k * stated.noise)) for k in (1, 2))
+    setting = setting_of(get_form("constant"), stated)
+    np.testing.assert_allclose(setting.delta[0], 1.345 * stated.noise / stated.loss, rtol=1e-9)
+    assert two.delta == pytest.approx(2 * one.delta)
+    fit = fit_form("constant", stated)
+    residual = np.log(stated.loss) - np.log(fit.params["L_mean"])
+    bounded = np.clip(residual, -setting.delta[0], setting.delta[0])
+    assert abs(noise_weights(stated) @ bounded) < 1e-6 * (noise_weights(stated) @ np.abs(bounded))
+
+
+def test_the_audit_counts_starts_that_agree_and_repeats() -> None:
+    runs = worlds.table("quadratic", noise=0.01)
+    fit = fit_form("quadratic", runs)
+    same, found = audit(fit, runs)
+    assert same is fit
+    assert found.starts >= 20
+    assert found.agree > 0.5
+    assert found.better == 0
+    assert audit(fit, runs)[1] == found
+
+
+def test_the_audit_replaces_a_fit_that_random_starts_beat() -> None:
+    runs = worlds.table("quadratic", noise=0.01)
+    fit = fit_form("quadratic", runs)
+    worse = fit.theta * 1.01
+    spoilt = replace(fit, theta=worse, objective=2 * fit.objective)
+    better, found = audit(spoilt, runs)
+    assert better.objective == pytest.approx(fit.objective, rel=1e-6)
+    assert found.better == pytest.approx(0.5, abs=1e-3)
+    assert found.agree == 0
 
 
 def test_missing_columns_are_named() -> None:

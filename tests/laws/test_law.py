@@ -13,7 +13,7 @@ import worlds
 from pplscape.errors import UserError
 from pplscape.laws.build import build
 from pplscape.laws.law import Law
-from pplscape.runs import RunTable
+from pplscape.runs import Compositions, RunTable
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,58 @@ def test_what_is_not_a_law_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_law_says_which_columns_it_lacks(law: Law) -> None:
-    from pplscape.runs import Compositions
-
     with pytest.raises(UserError, match="needs bin_tokens to predict"):
         law.alternative("utility").predict(Compositions(tokens=np.array([1e5])))
+
+
+def test_predict_takes_columns_a_mapping_and_a_table(law: Law, runs: RunTable, tmp_path: Path) -> None:
+    paper = law.alternative("paper")
+    columns = {"D": [64e3, 512e3], "mu": runs.ppl_mean[:2], "sigma": float(runs.ppl_std[0])}
+    loss, low, high = paper.predict(**columns)
+    at = Compositions(tokens=np.array([64e3, 512e3]), ppl_mean=runs.ppl_mean[:2], ppl_std=runs.ppl_std[[0, 0]])
+    np.testing.assert_array_equal(loss, paper.predict(at))
+    np.testing.assert_array_equal((low, high), paper.predict_interval(at))
+    assert (low < loss).all()
+    assert (loss < high).all()
+    np.testing.assert_array_equal(paper.predict(columns), (loss, low, high))
+    rows = [
+        f"{d},{m!r},{float(runs.ppl_std[0])!r},x" for d, m in zip(columns["D"], columns["mu"].tolist(), strict=True)
+    ]
+    (tmp_path / "asked.csv").write_text("\n".join(["D,mu,sigma,remark", *rows]) + "\n")
+    np.testing.assert_allclose(paper.predict(tmp_path / "asked.csv").loss, loss, rtol=1e-12)
+    wide = paper.predict(**columns, level=0.99)
+    assert (wide.high - wide.low >= high - low).all()
+
+
+def test_predict_takes_bins_and_one_size(law: Law, runs: RunTable) -> None:
+    utility = law.alternative("utility")
+    found = utility.predict(D=runs.tokens[:3], bins=runs.bin_tokens[:3])
+    np.testing.assert_array_equal(found.loss, utility.predict(runs)[:3])
+    assert utility.predict(D=64e3, bins=runs.bin_tokens[0]).loss.shape == (1,)
+
+
+def test_predict_says_what_is_wrong(law: Law) -> None:
+    paper = law.alternative("paper")
+    with pytest.raises(UserError, match="cannot be asked about colour"):
+        paper.predict(D=1e5, colour=3)
+    with pytest.raises(UserError, match="give D"):
+        paper.predict(mu=30.0, sigma=10.0)
+    with pytest.raises(UserError, match="different lengths"):
+        paper.predict(D=[1e5, 2e5, 3e5], mu=[30.0, 40.0], sigma=10.0)
+    with pytest.raises(UserError, match="needs ppl_std"):
+        paper.predict(D=1e5, mu=30.0)
+    with pytest.raises(UserError, match="not a number"):
+        paper.predict(D="many")
+
+
+def test_a_law_without_resamples_predicts_without_intervals(runs: RunTable) -> None:
+    law = build(runs, ["d-only"], bootstrap=0)[0]
+    loss, low, high = law.predict(D=[1e5, 2e5])
+    assert loss[0] > loss[1]
+    assert np.isnan([low, high]).all()
+
+
+def test_the_audit_is_in_the_diagnostics(law: Law) -> None:
+    for one in (law, *law.alternatives):
+        assert one.diagnostics["audit"]["starts"] >= 20
+        assert 0 <= one.diagnostics["audit"]["agree"] <= 1

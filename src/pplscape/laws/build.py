@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from pplscape.laws.choose import Choice, Trial, choose
-from pplscape.laws.cures import cure, separate
+from pplscape.laws.cures import REFITS, cure, separate
+from pplscape.laws.fit import audit
 from pplscape.laws.forms import Form
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.forms.plane import PlaneForm
@@ -69,10 +70,12 @@ def _law(
     trial: Trial, runs: RunTable, bootstrap: int, seed: int, feasible: Mapping[str, Sequence[Sequence[float]]] | None
 ) -> Law:
     assert trial.fit is not None
-    found = uncertainty(trial.fit, runs, bootstrap, seed) if bootstrap else None
-    law = law_of(trial.fit, runs, found, LEVEL)
+    fit, checked = audit(trial.fit, runs)
+    trial = replace(trial, fit=fit)
+    found = uncertainty(fit, runs, bootstrap, seed) if bootstrap else None
+    law = law_of(fit, runs, found, LEVEL)
     place = _optimum(trial, runs, found, feasible)
-    return replace(law, diagnostics=diagnostics(trial, runs), optimum=place)
+    return replace(law, diagnostics=diagnostics(trial, runs) | {"audit": asdict(checked)}, optimum=place)
 
 
 def _optimum(
@@ -152,7 +155,7 @@ def _warnings(law: Law, choice: Choice, runs: RunTable, feasible: Mapping[str, S
         names = ", ".join(unidentified)
         fit = choice.trial(law.form).fit
         assert fit is not None
-        refits = np.asarray(law.resamples["params"], np.float64)
+        refits = fit.form.params(uncertainty(fit, runs, REFITS, noise=noise).draws, fit.frame)
         remedy = cure(fit, runs, noise, unidentified, refits, _points(feasible, law.scale))
         words = f"{names} of {law.form} cannot be identified from these runs; predictions may still be sound."
         found.append(" ".join(filter(None, [words, remedy])))

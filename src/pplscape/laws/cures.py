@@ -50,8 +50,8 @@ def cure(
 ) -> str | None:
     """A sentence naming the pilots that narrow the intervals of parameters `names` most; None if none is worth naming.
 
-    `refits` [B, P]: all parameters of the fit's refits; `feasible`: (mean, std) points [m, 2] around what subsets can
-    have, on the form's scale.
+    `refits` [B, P]: all parameters of the fit's refits with that noise; `feasible`: (mean, std) points [m, 2] around
+    what subsets can have, on the form's scale.
     """
     setting, theta = setting_of(fit.form, runs, fit.delta), fit.theta[None]
     menu = menu_of(fit.form, runs, feasible)

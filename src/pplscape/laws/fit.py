@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pplscape.errors import UserError
 from pplscape.laws.forms import get_form
 from pplscape.laws.forms.base import Data, Floats, Form, Frame
-from pplscape.laws.polish import Problem, huber, polish
+from pplscape.laws.polish import Problem, huber, polish, take
 from pplscape.laws.table import frame_of, left_out_units, noise_weights, seed_noise
 from pplscape.runs import Compositions, RunTable
 
@@ -24,6 +24,10 @@ Care = tuple[int, float]
 """Most steps of the polish, and the relative gain below which it stops."""
 PRECISE: Care = (500, 1e-12)
 QUICK: Care = (60, 1e-8)
+AUDIT: Care = (300, 1e-10)
+SPREAD = 0.5
+SAME = 1e-6
+"""Objectives that differ by less than this share are the same."""
 BATCH_CELLS = 2_000_000
 """Numbers in one batched derivative: keeps memory near 100 MB."""
 
@@ -63,9 +67,17 @@ class Setting:
     form: Form
     frame: Frame
     data: Data
-    delta: float
-    noise: float
+    delta: float | Floats
+    """Huber threshold; [1, n] where the runs' noise is known to differ, [B, n] where the fits' thresholds do."""
+    noise: float | Floats
+    """Relative noise, the unit of penalties and priors; [B] for B fits with noise of their own."""
     regimes: NDArray[np.str_]
+    trust: float = 1.0
+    """Weight of the form's prior; intervals are made with less (see `uncertainty`)."""
+
+    def rows(self, index: slice) -> Setting:
+        """The same setting for fits `index`."""
+        return replace(self, delta=take(self.delta, index), noise=take(self.noise, index))
 
 
 def setting_of(form: Form, runs: RunTable, delta: float | None = None) -> Setting:
@@ -78,20 +90,58 @@ def setting_of(form: Form, runs: RunTable, delta: float | None = None) -> Settin
     noise = seed_noise(runs)
     if delta is None:
         delta = max(LEAST_DELTA, 1.345 * (noise or 0.0))
-    return Setting(form, frame, form.data(runs, frame), delta, noise or delta / 1.345, left_out_units(runs))
+    by_run: float | Floats = delta
+    if runs.noise is not None:  # Huber's loss of the standardised residual: k times the noise, k times the threshold
+        by_run = delta / np.sqrt(noise_weights(runs))[None]
+    return Setting(form, frame, form.data(runs, frame), by_run, noise or delta / 1.345, left_out_units(runs))
 
 
 def fit_form(form: Form | str, runs: RunTable, delta: float | None = None) -> Fit:
     """Fit one form; `delta` overrides the Huber threshold `max(1e-3, 1.345 x relative seed noise)`."""
     form = get_form(form) if isinstance(form, str) else form
     setting = setting_of(form, runs, delta)
-    weight = noise_weights(runs)[None]
-    log_loss = np.log(runs.loss)[None]
+    weight, log_loss = noise_weights(runs)[None], np.log(runs.loss)[None]
+    theta, value, strength = fit_tables(setting, log_loss, weight)
+    trace = float(np.einsum("bnn->b", smoother(problem_of(setting, log_loss, weight, strength), theta)[0])[0])
+    threshold = float(np.ravel(setting.delta * np.sqrt(weight))[0])
+    return Fit(
+        form, setting.frame, theta[0], float(value[0]), threshold, float(setting.noise), float(strength[0]), trace
+    )
+
+
+def fit_tables(setting: Setting, log_loss: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
+    """`fit_form` for T tables of the same compositions: (theta [T, p], objective [T], strength [T])."""
     start, _, strength = fit_many(setting, log_loss, weight)
-    theta, value, _ = fit_many(setting, log_loss, weight, warm=start, strength=strength, precise=True)
-    problem = problem_of(setting, log_loss, weight, strength)
-    trace = float(np.einsum("bnn->b", smoother(problem, theta)[0])[0])
-    return Fit(form, setting.frame, theta[0], float(value[0]), setting.delta, setting.noise, float(strength[0]), trace)
+    return fit_many(setting, log_loss, weight, warm=start[:, None], strength=strength, precise=True)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What random starts found."""
+
+    starts: int
+    agree: float
+    """Share of them that end at the fit's objective, within SAME of it."""
+    better: float
+    """Share of the objective by which the best of them was below the fit; 0 if none was."""
+
+
+def audit(fit: Fit, runs: RunTable, starts: int = 24, seed: int = 0) -> tuple[Fit, Audit]:
+    """Polish random starts around a fit; (the best fit known now, what they found).
+
+    Starts differ from the fit by about SPREAD in every direction of its basis: by a factor of 1.6 in the loss gap.
+    """
+    setting = setting_of(fit.form, runs, fit.delta)
+    basis = fit.form.basis(setting.data, setting.frame)
+    scattered = fit.theta + SPREAD * np.random.default_rng(seed).normal(size=(starts, len(basis))) @ basis.T
+    problem = problem_of(setting, np.log(runs.loss)[None], noise_weights(runs)[None], np.array([fit.strength]))
+    theta, value = polish(problem.rows(np.zeros(starts, int)), scattered, *AUDIT)
+    tolerance = SAME * max(fit.objective, 0.5 * fit.delta**2)
+    agree, best = float(np.mean(np.abs(value - fit.objective) <= tolerance)), int(np.argmin(value))
+    if fit.objective - value[best] <= tolerance:
+        return fit, Audit(starts, agree, 0.0)
+    better = replace(fit, theta=theta[best], objective=float(value[best]))
+    return better, Audit(starts, agree, 1 - better.objective / fit.objective)
 
 
 def belief(setting: Setting, strength: Floats) -> tuple[Floats, Floats]:
@@ -102,7 +152,7 @@ def belief(setting: Setting, strength: Floats) -> tuple[Floats, Floats]:
     if penalty is not None:
         precision += strength[:, None, None] * penalty.matrix
     if prior is not None:
-        precision += np.diag(prior.precision)
+        precision += setting.trust * np.diag(prior.precision)
         centre = prior.centre
     return precision, centre
 
@@ -113,7 +163,7 @@ def problem_of(
     """The minimisation behind B fits with penalties of strengths [B]; `centre` [B, p] replaces the believed theta."""
     precision, believed = belief(setting, strength)
     centres = np.broadcast_to(believed, precision.shape[:2]) if centre is None else centre
-    ridge = setting.noise**2 * precision
+    ridge = np.reshape(setting.noise, (-1, 1, 1)) ** 2 * precision
     return Problem(setting.form, setting.frame, setting.data, log_loss, weight, setting.delta, ridge, centres)
 
 
@@ -128,7 +178,7 @@ def fit_many(
 ) -> tuple[Floats, Floats, Floats]:
     """B fits: (theta [B, p], objective [B], strength [B]) for ln L [B, n] and weights [B, n].
 
-    `warm` [W, p] are further starts, tried by all; with `warm` given the grid of starts is not made.
+    `warm` are starts that replace the grid of starts: [W, p] for all fits, or [B, W, p].
     `strength` [B] fixes the penalty instead of choosing it fit by fit, `centre` [B, p] is where it pulls theta (only
     with `strength`); `precise` polishes to the last digit.
     """
@@ -137,10 +187,10 @@ def fit_many(
     size = max(1, BATCH_CELLS // cells)
     parts = [
         _fit_batch(
-            setting,
+            setting.rows(slice(i, i + size)),
             log_loss[i : i + size],
             weight[i : i + size],
-            warm,
+            warm[i : i + size] if warm is not None and warm.ndim == 3 else warm,
             None if strength is None else strength[i : i + size],
             None if centre is None else centre[i : i + size],
             PRECISE if precise else QUICK,
@@ -178,7 +228,7 @@ def _fit_batch(
 
 def _starts(setting: Setting, log_loss: Floats, weight: Floats, warm: Floats | None) -> Floats:
     if warm is not None:
-        return np.broadcast_to(warm, (len(weight), *warm.shape))
+        return np.broadcast_to(warm, (len(weight), *warm.shape[-2:]))
     return setting.form.starts(setting.data, np.exp(log_loss), weight, setting.frame)
 
 

@@ -6,24 +6,37 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from pplscape.errors import UserError
+from pplscape.laws.asked import compositions_of
 from pplscape.laws.fit import Fit
 from pplscape.laws.forms import get_form
 from pplscape.laws.forms.base import Floats, Form, Frame
 from pplscape.laws.hull import Hull
 from pplscape.laws.table import labels
-from pplscape.laws.uncertainty import Uncertainty
+from pplscape.laws.uncertainty import Uncertainty, middle
 from pplscape.runs import Compositions, RunTable
 
 UNIDENTIFIED_RATIO = 1e3
 """A positive parameter whose interval spans more than this factor is called unidentified; so is an irreducible loss
-whose interval reaches 0 or spans half of what was measured."""
+whose interval spans half of the smallest measured, and whatever reaches its bound."""
+
+
+EXPONENTS = {"aD", "alpha", "beta"}
+"""Parameters that trade off with the irreducible loss along a valley of equal fit."""
+
+
+class Prediction(NamedTuple):
+    """Losses of n compositions, nats/token; `low` and `high` are NaN for a law without resamples."""
+
+    loss: Floats
+    low: Floats
+    high: Floats
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,8 @@ class Law:
     """Per parameter [low, high], or {"unidentified": true, "low", "high"}."""
     covered: float = 0.9
     resamples: dict[str, Any] = field(default_factory=dict)
-    """`params` [B][p] of the refits, `freedom`, `noise_trunk`, `noise_run` (relative)."""
+    """`params` [B][p] of the refits, `noise` [B] of one run in each, `noise_trunk`, `noise_run` (all
+    relative), `freedom`."""
     region: dict[str, Any] = field(default_factory=dict)
     """Where the pilots were: what `extrapolates` compares with."""
     diagnostics: dict[str, Any] = field(default_factory=dict)
@@ -70,24 +84,49 @@ class Law:
         """Relative noise of one measured run: trunk and run together."""
         return float(np.hypot(self.resamples.get("noise_trunk", 0.0), self.resamples.get("noise_run", 0.0)))
 
-    def predict(self, compositions: Compositions) -> Floats:
-        """Validation loss [n], nats/token. UserError if the compositions lack a column that the form needs."""
-        return np.exp(self._log_loss(np.asarray(list(self.params.values())), compositions))
+    @overload
+    def predict(self, asked: Compositions, /) -> Floats: ...
+
+    @overload
+    def predict(
+        self, asked: Path | str | Mapping[str, Any] | None = None, /, *, level: float = 0.9, **columns: Any
+    ) -> Prediction: ...
+
+    def predict(self, asked: Any = None, /, *, level: float = 0.9, **columns: Any) -> Floats | Prediction:
+        """Validation loss in nats/token, and its interval at `level` for one new run, of what would be trained on.
+
+        Columns are named as in `--columns` (`D mu sigma N U bins`; mu and sigma on the law's own scale) or as in
+        runs.jsonl; single values are repeated. A table (CSV, JSON lines, Parquet) or a mapping of columns does too.
+        `Compositions`, the library's own arrays, give the losses alone. UserError if a column that the form needs is
+        missing.
+
+        >>> from pplscape.laws.forms import Frame
+        >>> law = Law("paper", "ppl", "std", dict(E=2.0, Dc=400.0, a0=0.3, a1=0.0, b0=0.1, b1=0.0, aD=0.3), Frame())
+        >>> law.predict(D=[1e6, 4e6], mu=60.0, sigma=25.0).loss.round(3)
+        array([3.346, 2.888])
+
+        `Law.from_json("law")` reads a law that `pplscape fit` wrote; then `loss, low, high = law.predict("asked.csv")`.
+        """
+        if isinstance(asked, Compositions):
+            return np.exp(self._log_loss(np.asarray(list(self.params.values())), asked))
+        compositions = compositions_of(columns if asked is None else asked, self.scale)
+        loss = self.predict(compositions)
+        if not self.resamples:
+            return Prediction(loss, np.full_like(loss, np.nan), np.full_like(loss, np.nan))
+        return Prediction(loss, *self.predict_interval(compositions, level))
 
     def predict_interval(
         self, compositions: Compositions, level: float = 0.9, new_run: bool = True
     ) -> tuple[Floats, Floats]:
         """(low [n], high [n]) of the loss of one new run; without `new_run`, of the mean over seeds."""
-        centre = self._log_loss(np.asarray(list(self.params.values())), compositions)
         if not self.resamples:
             raise UserError("This law was fitted without resamples (--bootstrap 0): it has no intervals.")
-        tail = 0.5 + level / 2
-        quantile = float(stats.t.ppf(tail, self.resamples["freedom"]))
-        draws = self.draw_log_losses(compositions) - centre
-        half = np.quantile(np.abs(draws), level, axis=0) * quantile / float(stats.norm.ppf(tail))
+        draws = self.draw_log_losses(compositions)
         if new_run:
-            half = np.hypot(half, quantile * self.noise)
-        return np.exp(centre - half), np.exp(centre + half)
+            draws = draws + np.asarray(self.resamples["noise"])[:, None] * _normal_scores(len(draws))[:, None]
+        low, high = middle(draws, level)
+        predicted = self._log_loss(np.asarray(list(self.params.values())), compositions)
+        return np.exp(np.minimum(low, predicted)), np.exp(np.maximum(high, predicted))
 
     def draw_log_losses(self, compositions: Compositions) -> Floats:
         """ln of the loss [B, n] predicted by each refit."""
@@ -196,14 +235,24 @@ def law_of(fit: Fit, runs: RunTable, found: Uncertainty | None = None, level: fl
     draws = form.params(found.draws, fit.frame)
     law.resamples.update(
         params=draws.tolist(),
-        freedom=found.noise.freedom,
+        noise=found.drawn_noise.tolist(),
         noise_trunk=found.noise.trunk,
         noise_run=found.noise.run,
+        freedom=found.noise.freedom,
         groups=len(set(labels(runs, "group"))),
     )
     smallest = float(runs.loss.min())
+    with np.errstate(all="ignore"):  # bounds may be infinite
+        edges = [form.params(edge, fit.frame)[0] for edge in form.bounds(fit.frame, np.array([smallest]))]
+    low, high = middle(draws, level)
     for i, (name, value) in enumerate(fit.params.items()):
-        law.intervals[name] = _interval(name, value, draws[:, i], level, found.stretch(level), smallest)
+        limits = (min(float(low[i]), value), max(float(high[i]), value))
+        known = identified(name, limits, (float(edges[0][i]), float(edges[1][i])), smallest)
+        law.intervals[name] = list(limits) if known else _unidentified(*limits)
+    if isinstance(law.intervals.get("E"), dict):  # then the data only tell how E and the exponent go together
+        for name in EXPONENTS & law.intervals.keys():
+            if isinstance(law.intervals[name], list):
+                law.intervals[name] = _unidentified(*law.intervals[name])
     return law
 
 
@@ -213,21 +262,20 @@ def distances(name: str, value: float, draws: Floats) -> tuple[Floats, bool]:
     return (np.log(draws / value) if positive else draws - value), positive
 
 
-def _interval(name: str, value: float, draws: Floats, level: float, stretch: float, smallest: float) -> Any:
-    """Symmetric about the estimate: the `level` quantile of the refits' distances from it, stretched by t / z.
+def _unidentified(low: float, high: float) -> dict[str, Any]:
+    return {"unidentified": True, "low": low, "high": high}
 
-    On the log scale where everything is positive. Distances hold the refits' bias (shrinkage) as well as their spread.
-    """
-    away, positive = distances(name, value, draws)
-    distance = float(np.quantile(np.abs(away), level)) * stretch
-    if positive:
-        low, high = value * np.exp(-min(distance, 600.0)), value * np.exp(min(distance, 600.0))
-    else:
-        low, high = value - distance, value + distance
+
+def identified(name: str, limits: tuple[float, float], edges: tuple[float, float], smallest: float) -> bool:
+    """Whether an interval says something: it ends before the parameter's bounds, and is not absurdly wide."""
+    low, high = limits
+    if low <= edges[0] or high >= edges[1] or low == high:
+        return False
     if name == "E":
-        low, high = max(low, 0.0), min(high, smallest)
-    low, high = (float(np.clip(q, -1e300, 1e300)) for q in (low, high))
-    wide = (positive and high > UNIDENTIFIED_RATIO * low) or (name == "E" and (low == 0 or high - low > 0.5 * smallest))
-    if wide or high == low:
-        return {"unidentified": True, "low": low, "high": high}
-    return [low, high]
+        return high - low <= 0.5 * smallest
+    return not 0 < low * UNIDENTIFIED_RATIO < high
+
+
+def _normal_scores(n: int) -> Floats:
+    """n normal quantiles in a fixed random order."""
+    return np.asarray(ndtri((np.random.default_rng(0).permutation(n) + 0.5) / n))

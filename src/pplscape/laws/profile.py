@@ -129,14 +129,18 @@ def _held(fit: Fit, problem: Problem, paths: dict[int, _Path], own: NDArray[np.i
     log, scale, pull = np.zeros(q, bool), np.ones(q), np.zeros(q)
     for j, path in paths.items():
         log[j] = path.log
-        scale[j] = 0.5 * problem.delta / max(float(np.ptp(path.wanted)), 1e-300)
+        scale[j] = 0.5 * float(np.median(problem.delta)) / max(float(np.ptp(path.wanted)), 1e-300)
         pull[j] = path.pull / scale[j] ** 2
     weight = np.where(np.arange(q) == own[:, None], pull, 0.0)
     form: Any = _Watched(fit.form, log, scale)
     many = problem.rows(np.zeros(n, int))
+    delta: float | Floats = many.delta
+    if isinstance(delta, np.ndarray):
+        delta = np.concatenate([delta, np.full((len(delta), q), np.median(delta))], axis=1)
     return replace(
         many,
         form=form,
+        delta=delta,
         log_loss=np.concatenate([many.log_loss, np.full((n, q), OFFSET)], axis=1),
         weight=np.concatenate([many.weight, weight], axis=1),
     )

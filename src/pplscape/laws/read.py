@@ -80,7 +80,7 @@ def read_runs(
 def _read_all(paths: Sequence[Path | str]) -> tuple[Path, Columns]:
     """(what to call the tables in messages, their rows under each other); what a table lacks is None there."""
     files = [Path(p) / "runs.jsonl" if Path(p).is_dir() else Path(p) for p in paths]
-    tables = [_read(file) for file in files]
+    tables = [read_columns(file) for file in files]
     rows = [len(next(iter(table.values()), [])) for table in tables]
     names = list(dict.fromkeys(name for table in tables for name in table))
     together = {k: [v for t, n in zip(tables, rows, strict=True) for v in t.get(k, [None] * n)] for k in names}
@@ -96,7 +96,8 @@ def _shares_to_tokens(arrays: Mapping[str, Any], warnings: list[str]) -> dict[st
     return {"bin_tokens": bins / bins.sum(1, keepdims=True) * arrays["tokens"][:, None]}
 
 
-def _read(path: Path) -> Columns:
+def read_columns(path: Path) -> Columns:
+    """The columns of a CSV, JSON lines or Parquet file as they are; UserError if it cannot be read."""
     if not path.exists():
         raise UserError(f"There is no table of runs at {path}.")
     kind = path.suffix.lower()

@@ -70,8 +70,9 @@ def seed_noise(runs: RunTable) -> float | None:
 
 
 def noise_weights(runs: RunTable) -> Floats:
-    """Fit weights [n] with median 1: the inverse squared seed noise of each run, where the table states it."""
+    """Fit weights [n], 1 at the median relative noise: its square over the square of each run's, where the table states
+    the noise."""
     if runs.noise is None:
         return np.ones(len(runs))
-    precision = (runs.loss / np.maximum(runs.noise, 1e-12)) ** 2
-    return precision / np.median(precision)
+    relative = np.maximum(runs.noise, 1e-12) / runs.loss
+    return (np.median(relative) / relative) ** 2

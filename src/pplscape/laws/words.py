@@ -168,6 +168,12 @@ def diagnostics_words(d: Mapping[str, Any]) -> list[str]:
     if d.get("condition_number") is not None:
         vif = ", ".join(f"{k} {v:.1f}" for k, v in d["vif"].items())
         lines.append(f"Condition number of the design {d['condition_number']:.1f}; variance inflation {vif}.")
+    audit = d.get("audit")
+    if audit and audit["better"]:
+        lines.append(
+            f"Of {audit['starts']} random starts one found a fit whose objective is {audit['better']:.2%} lower than "
+            "that of the usual search; that fit is used, the cross-validated errors are of the usual search."
+        )
     return lines
 
 

@@ -34,27 +34,41 @@ class Chinchilla(Form):
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
         log_n, log_d = data["log_n"], data["log_d"]
-        by_n = np.exp(theta[..., 0:1] - theta[..., 3:4] * log_n)
-        by_d = np.exp(theta[..., 1:2] - theta[..., 4:5] * log_d)
-        floor = np.exp(theta[..., 2:3]) * np.ones_like(by_n)
-        loss = floor + by_n + by_d
+        with np.errstate(over="ignore"):
+            by_n = np.exp(theta[..., 0:1] - theta[..., 3:4] * log_n)
+            by_d = np.exp(theta[..., 1:2] - theta[..., 4:5] * log_d)
+            floor = np.exp(theta[..., 2:3])
+            loss = floor + by_n + by_d
         if not jacobian:
             return np.log(loss), None
-        columns = [by_n, by_d, floor, -by_n * log_n, -by_d * log_d]
-        return np.log(loss), np.stack(columns, axis=-1) / loss[..., None]
+        # [B, p, n] in memory: every column is written and weighted in one sweep.
+        derivative = np.empty((*loss.shape[:-1], 5, loss.shape[-1]))
+        with np.errstate(invalid="ignore"):
+            for i, part in enumerate((by_n, by_d, floor)):
+                np.divide(part, loss, out=derivative[..., i, :])
+            np.multiply(derivative[..., 0, :], -log_n, out=derivative[..., 3, :])
+            np.multiply(derivative[..., 1, :], -log_d, out=derivative[..., 4, :])
+        return np.log(loss), np.swapaxes(derivative, -1, -2)
 
     def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
-        """(alpha, beta) on a grid, (A, B, E) by non-negative least squares in relative loss."""
-        found = []
-        for alpha, beta in product(np.linspace(0.1, 1.0, 10), repeat=2):
-            unit_n, unit_d = np.exp(-alpha * data["log_n"].mean()), np.exp(-beta * data["log_d"].mean())
-            columns = [np.exp(-alpha * data["log_n"]) / unit_n, np.exp(-beta * data["log_d"]) / unit_d]
-            design = np.stack([*columns, np.ones_like(columns[0])], axis=-1)
-            linear = _non_negative(design, loss, weight / loss**2)
-            amounts = np.maximum(linear / [unit_n, unit_d, 1.0], 1e-12)
-            exponents = np.broadcast_to([alpha, beta], (len(loss), 2))
-            found.append(np.concatenate([np.log(amounts), exponents], axis=-1))
-        return np.stack(found, axis=1)
+        """(alpha, beta) on a grid, (A, B, E) projected out."""
+        pairs = np.array(list(product(np.linspace(0.1, 1.0, 10), repeat=2)))
+        return np.stack([self._projected(pair, data, loss, weight) for pair in pairs], axis=1)
+
+    def project(self, exponents: Floats, data: Data, loss: Floats) -> Floats:
+        """theta [k, 5] with the best (A, B, E) for exponents (alpha, beta) [k, 2] and losses [n]."""
+        one = np.ones((1, len(loss)))
+        return np.concatenate([self._projected(pair, data, loss[None], one) for pair in exponents])
+
+    def _projected(self, exponents: Floats, data: Data, loss: Floats, weight: Floats) -> Floats:
+        """(A, B, E) by non-negative least squares in relative loss."""
+        alpha, beta = exponents
+        unit_n, unit_d = np.exp(-alpha * data["log_n"].mean()), np.exp(-beta * data["log_d"].mean())
+        columns = [np.exp(-alpha * data["log_n"]) / unit_n, np.exp(-beta * data["log_d"]) / unit_d]
+        design = np.stack([*columns, np.ones_like(columns[0])], axis=-1)
+        linear = _non_negative(design, loss, weight / loss**2)
+        amounts = np.maximum(linear / [unit_n, unit_d, 1.0], 1e-12)
+        return np.concatenate([np.log(amounts), np.broadcast_to(exponents, (len(loss), 2))], axis=-1)
 
     def params(self, theta: Floats, frame: Frame) -> Floats:
         return np.concatenate([np.exp(theta[..., :3]), theta[..., 3:]], axis=-1)
