@@ -91,6 +91,9 @@ def export(
     revision: Revision = None,
     landscape: Annotated[Path | None, typer.Option(help="landscape.json, for the data card's picture.")] = None,
     learning_rate: LearningRate = Recipe.learning_rate,
+    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
+    cooldown_share: CooldownShare = Recipe.cooldown_share,
+    step_tokens: StepTokens = Recipe.step_tokens,
     sequence_length: Annotated[int | None, typer.Option(help="Of the trainers; default: the chunk length.")] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -101,8 +104,8 @@ def export(
 
     stage(
         selection, corpus=corpus, out=out, formats=formats.split(","), model=model_path(model) if model else None,
-        revision=revision, landscape=landscape, recipe=Recipe(learning_rate=learning_rate),
-        sequence_length=sequence_length, overwrite=overwrite, dry_run=dry_run,
+        revision=revision, landscape=landscape, sequence_length=sequence_length,
+        recipe=Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens), overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
 
 
