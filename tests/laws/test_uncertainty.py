@@ -155,7 +155,7 @@ def test_fitted_space_is_that_of_the_derivatives() -> None:
         setting = setting_of(fit.form, runs)
         problem = problem_of(setting, np.log(runs.loss)[None], np.ones((1, len(runs))), np.zeros(1))
         jacobian = fit.form.evaluate(fit.theta[None], setting.data, setting.frame)[1]
-        space = fitted_space(problem, fit.theta, jacobian[0])
+        space = fitted_space(problem, fit.theta, jacobian[0], np.ones(len(runs)))
         assert space.shape == (len(runs), n_fitted)
         np.testing.assert_allclose(space.T @ space, np.eye(n_fitted), atol=1e-8)
         np.testing.assert_allclose(space @ (space.T @ jacobian[0]), jacobian[0], atol=1e-6 * np.abs(jacobian).max())

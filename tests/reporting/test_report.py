@@ -17,11 +17,11 @@ def written(finished_run, tmp_path_factory):
 def test_page_and_figures(written):
     names = {p.name for p in (written / "figures").iterdir()}
     figures = {"landscape", "pilots-plane", "utilities", "predicted-measured", "bin-shares", "source-shares",
-               "budget-curve", "paired-differences"}  # fmt: skip
+               "budget-curve", "paired-differences", "residuals", "profiles", "clouds"}  # fmt: skip
     assert names == {f"{f}.{kind}" for f in figures for kind in ("png", "svg")}
     page = (written / "report.html").read_text()
     assert len(page.encode()) < 600_000
-    assert page.count("<svg") == 5 + 3 + 2 * 2, "five half-width figures, three planes, two of each full-width one"
+    assert page.count("<svg") == 6 + 3 + 2 * 4, "six half-width figures, three planes, two of each full-width one"
     assert "<img" not in page
 
 

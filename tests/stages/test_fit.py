@@ -57,7 +57,8 @@ def test_the_stage_writes_a_law(tmp_path: Path, rows: list[dict[str, Any]]) -> N
     runs = write(tmp_path / "runs.jsonl", rows)
     landscape = tmp_path / "landscape.json"
     bins = {"edges": [1.0, 2.0, 3.0, 4.0], "share": [0.2] * 5, "hash": "abc", "by_bin": []}
-    feasible = {"nll": [[3.0, 0.01], [9.0, 0.01], [9.0, 3.0], [3.0, 3.0]], "ppl": []}
+    low_edge = [[float(m), 0.01] for m in np.linspace(3, 9, 61)]  # narrow subsets, at every mean
+    feasible = {"nll": [*low_edge, [9.0, 3.0], [3.0, 3.0]], "ppl": []}
     scoring = {"model": "demo", "tokenizer": "t", "chunk_tokens": 256}
     winsor = {"nll": [3.0, 8.0], "ppl": [20.0, 3000.0]}
     landscape.write_text(json.dumps({"bins": bins, "feasible": feasible, "winsor": winsor, "scoring": scoring}))

@@ -52,8 +52,8 @@ class Law:
     """Per parameter [low, high], or {"unidentified": true, "low", "high"}."""
     covered: float = 0.9
     resamples: dict[str, Any] = field(default_factory=dict)
-    """`params` [B][p] of the refits, `noise` [B] of one run in each, `noise_trunk`, `noise_run` (all
-    relative), `freedom`."""
+    """`params` [B][p] of the refits, `noise` [B] of one run in each (nats/token), `noise_trunk`, `noise_run`
+    (relative), `freedom`."""
     region: dict[str, Any] = field(default_factory=dict)
     """Where the pilots were: what `extrapolates` compares with."""
     diagnostics: dict[str, Any] = field(default_factory=dict)
@@ -123,7 +123,8 @@ class Law:
             raise UserError("This law was fitted without resamples (--bootstrap 0): it has no intervals.")
         draws = self.draw_log_losses(compositions)
         if new_run:
-            draws = draws + np.asarray(self.resamples["noise"])[:, None] * _normal_scores(len(draws))[:, None]
+            error = np.asarray(self.resamples["noise"]) * _normal_scores(len(draws))
+            draws = draws + error[:, None] / np.exp(draws)
         low, high = middle(draws, level)
         predicted = self._log_loss(np.asarray(list(self.params.values())), compositions)
         return np.exp(np.minimum(low, predicted)), np.exp(np.maximum(high, predicted))
