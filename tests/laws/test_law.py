@@ -12,7 +12,9 @@ import worlds
 
 from pplscape.errors import UserError
 from pplscape.laws.build import build
-from pplscape.laws.law import Law
+from pplscape.laws.fit import fit_form
+from pplscape.laws.law import Law, law_of
+from pplscape.laws.uncertainty import uncertainty
 from pplscape.runs import Compositions, RunTable
 
 
@@ -149,3 +151,11 @@ def test_the_audit_is_in_the_diagnostics(law: Law) -> None:
     for one in (law, *law.alternatives):
         assert one.diagnostics["audit"]["starts"] >= 20
         assert 0 <= one.diagnostics["audit"]["agree"] <= 1
+
+
+def test_a_bowl_that_is_well_known_is_not_called_unidentified() -> None:
+    runs = worlds.table("quadratic", trunks=16, noise=0.001)
+    fit = fit_form("quadratic", runs)
+    intervals = law_of(fit, runs, uncertainty(fit, runs, 99)).intervals
+    assert not [name for name, found in intervals.items() if isinstance(found, dict)]
+    assert intervals["q_xx"][0] < 0.6 < intervals["q_xx"][1]  # the world's own curvature

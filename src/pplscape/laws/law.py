@@ -243,8 +243,9 @@ def law_of(fit: Fit, runs: RunTable, found: Uncertainty | None = None, level: fl
         groups=len(set(labels(runs, "group"))),
     )
     smallest = float(runs.loss.min())
-    with np.errstate(all="ignore"):  # bounds may be infinite
+    with np.errstate(all="ignore"):  # where there is no bound, or one of theta says nothing of a parameter: not finite
         edges = [form.params(edge, fit.frame)[0] for edge in form.bounds(fit.frame, np.array([smallest]))]
+    edges = [np.where(np.isfinite(edge), edge, none) for edge, none in zip(edges, (-np.inf, np.inf), strict=True)]
     low, high = middle(draws, level)
     for i, (name, value) in enumerate(fit.params.items()):
         limits = (min(float(low[i]), value), max(float(high[i]), value))
