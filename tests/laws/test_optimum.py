@@ -12,7 +12,7 @@ from pplscape.laws.fit import fit_form
 from pplscape.laws.forms import Frame, get_form
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.laws.hull import Hull
-from pplscape.laws.optimum import arena_of, classify, optimum, region
+from pplscape.laws.optimum import arena_of, classify, optimum, region, still_region
 from pplscape.laws.uncertainty import uncertainty
 from pplscape.laws.words import condition_words, optimum_words
 from pplscape.runs import RunTable
@@ -131,6 +131,23 @@ def test_the_joint_region_follows_a_valley() -> None:
     assert ring.contains(points).mean() == pytest.approx(0.9, abs=0.01)
     box = rng.uniform(points.min(0), points.max(0), size=(2000, 2))
     assert ring.contains(box).mean() < 0.05
+
+
+def test_the_region_of_a_known_bowl_is_an_ellipse() -> None:
+    """Curvature diag(2, 1) known, slopes with standard deviations (0.02, 0.03): half axes 2.146 x (0.01, 0.03)."""
+    form = plane_form("quadratic")
+    arena = arena_of(form, plane_runs("nll", (4.0, 6.0), (0.2, 1.0)))
+    assert arena is not None
+    params = np.array(bowl(5.0, np.log(0.5)))
+    draws = np.tile(params, (4000, 1))
+    draws[:, 2:4] += np.random.default_rng(0).normal(size=(4000, 2)) * [0.02, 0.03]
+    _, points = classify(form, draws, arena)
+    corners = still_region(form, arena, params, draws, points, 0.9)
+    assert corners is not None
+    away = (corners - [5.0, np.log(0.5)]) / [0.01, 0.03]
+    cell = np.ptp(points, axis=0) * 2 / 40 / [0.01, 0.03]
+    np.testing.assert_allclose(np.linalg.norm(away, axis=1), np.sqrt(2 * np.log(10)), atol=0.1 + np.linalg.norm(cell))
+    assert len(corners) >= 8
 
 
 def test_the_published_form_can_have_a_bowl_at_large_values() -> None:

@@ -114,7 +114,7 @@ def optimum(
     if form.name == "paper":
         found |= bowl_condition(form, arena, point)
     if draws is not None and len(draws):
-        found |= _spread_of(form, frame, arena, draws, point, level)
+        found |= _spread_of(form, frame, arena, params, draws, point, level)
     return found
 
 
@@ -206,7 +206,7 @@ def _refined(form: PlaneForm, params: Floats, arena: Arena, points: Floats) -> F
 
 
 def _spread_of(
-    form: PlaneForm, frame: Frame, arena: Arena, draws: Floats, point: Floats, level: float
+    form: PlaneForm, frame: Frame, arena: Arena, params: Floats, draws: Floats, point: Floats, level: float
 ) -> dict[str, Any]:
     kinds, points = classify(form, draws, arena)
     gain_here = form.surface(draws, point[None])[0][:, 0]
@@ -217,14 +217,57 @@ def _spread_of(
     spread = np.std(logs, axis=0)
     correlation = float(np.atleast_2d(np.corrcoef(logs.T))[0, 1]) if (spread > 1e-9).all() else None
     cloud = [_describe(form, p) for p in points]
+    corners = still_region(form, arena, params, draws, points, level) if kinds.count("interior") else None
+    corners = region(points, arena.size, level) if corners is None else corners
     return {
         "shares": {kind: kinds.count(kind) / len(kinds) for kind in KINDS},
-        "region": [[p["mu"], p["sigma"]] for p in (_describe(form, p) for p in region(points, arena.size, level))],
+        "region": [[p["mu"], p["sigma"]] for p in (_describe(form, p) for p in corners)],
         "region_level": level,
         "correlation": correlation,
         "regret": {"mean": float(regret.mean()), "high": float(np.quantile(regret, level)), "tokens": frame.unit},
         "cloud": {"mu": [p["mu"] for p in cloud], "sigma": [p["sigma"] for p in cloud], "kind": kinds},
     }
+
+
+def still_region(
+    form: PlaneForm, arena: Arena, params: Floats, draws: Floats, points: Floats, level: float
+) -> Floats | None:
+    """Corners [m, 2] of the places where the slope may be 0 as far as the runs tell; None if the grid misses them.
+
+    Fieller's construction: a place belongs to the region if the estimated slope there, in units of the refits' spread
+    of that slope, is no larger than `level` of the refits' own deviations. Slopes are linear in a law's coefficients,
+    so this holds its level where the optima themselves, ratios of coefficients, scatter with heavy and skewed tails.
+    """
+    low, high = points.min(0), points.max(0)
+    for _ in range(5):
+        margin = 0.5 * (high - low) + 1e-4 * arena.size
+        low, high = low - margin, high + margin
+        axes = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+        allowed = _inside(form, arena, grid)
+        held = np.zeros(len(grid), bool)
+        held[allowed] = _maybe_still(form, params, draws, grid[allowed], level)
+        cell = held.reshape(GRID, GRID)
+        if not (cell[[0, -1]].any() or cell[:, [0, -1]].any()):
+            break
+    if not held.any():
+        return None
+    half = 0.5 * (high - low) / (GRID - 1) * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])  # cells belong whole
+    return Hull.of((grid[held][:, None] + half).reshape(-1, 2)).corners
+
+
+def _maybe_still(form: PlaneForm, params: Floats, draws: Floats, places: Floats, level: float) -> NDArray[np.bool_]:
+    """Which places [n, 2] are in Fieller's region."""
+    slope = form.surface(params[None], places)[1][0]
+    away = form.surface(draws, places)[1] - slope
+    covariance = np.einsum("bni,bnj->nij", away, away) / len(away)
+    covariance = (
+        covariance + 1e-9 * np.trace(covariance, axis1=1, axis2=2)[:, None, None] * np.eye(2) + 1e-300 * np.eye(2)
+    )
+    precision = np.linalg.inv(covariance)
+    depth = np.einsum("ni,nij,nj->n", slope, precision, slope)
+    usual = np.quantile(np.einsum("bni,nij,bnj->bn", away, precision, away, optimize=True), level, axis=0)
+    return np.asarray(depth <= usual)
 
 
 def region(points: Floats, size: Floats, level: float) -> Floats:
