@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pplscape.draw.microbins import Cells
 from pplscape.draw.pool import Pool
 
 
@@ -21,3 +22,8 @@ def make_pool(n: int = 2000, seed: int = 0, noise: float = 0.1) -> Pool:
 
 def spent(pool: Pool, draw) -> int:
     return int((draw.times * pool.length).sum())
+
+
+def cells_of(values: np.ndarray, length: np.ndarray) -> Cells:
+    """Every chunk its own cell."""
+    return Cells(np.ones(len(values)), length.astype(float), values, values**2)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pplscape.draw.pool import Pool
+from pplscape.draw.stream import read_selected
 from pplscape.errors import StaleOutput, UserError
 from pplscape.laws.build import build
 from pplscape.laws.law import Law
@@ -115,7 +116,7 @@ def selection(folder: Path) -> dict[str, Any]:
 
 
 def selected(folder: Path) -> pa.Table:
-    return pa.concat_tables(pq.read_table(p) for p in sorted((folder / "selected").iterdir()))
+    return read_selected(folder)
 
 
 def lines(path: Path) -> list[str]:
@@ -207,7 +208,7 @@ def test_a_thinned_curve_agrees_with_the_whole(
 ) -> None:
     law = {"law": fitted["good utility"], "strategy": "allocate"}
     whole = run(scores, tmp_path / "w", **law)["budget_curve"]
-    monkeypatch.setattr("pplscape.draw.selection.CURVE_CHUNKS", 700)
+    monkeypatch.setattr("pplscape.draw.stream.SAMPLE_CHUNKS", 700)
     thin = run(scores, tmp_path / "t", **law)["budget_curve"]
     for a, b in zip(whole, thin, strict=True):
         assert b["tokens"] == pytest.approx(a["tokens"], rel=0.05)
