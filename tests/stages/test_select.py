@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -296,3 +298,32 @@ def test_nothing_is_mixed(scores: Path, fitted: dict[str, Path], tmp_path: Path)
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     with pytest.raises(UserError, match="different landscapes"):
         run(scores, tmp_path / "o", law=fitted["good utility"], runs=tmp_path / "runs.jsonl")
+
+
+def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
+    """SIGKILL while the second file is written; the next run gives the bytes of an undisturbed one."""
+    scores = write_scores(tmp_path / "scores", scores_table(30_000), parts=3)
+    code = f"""
+import os, signal
+import pyarrow.parquet as pq
+from pplscape.stages.select import select
+write, calls = pq.write_table, []
+def killed(table, path, **options):
+    calls.append(path)
+    if len(calls) == 2:
+        open(path, "wb").write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(table, path, **options)
+pq.write_table = killed
+select({str(scores)!r}, strategy="random", budget="40%", out={str(tmp_path / "o")!r}, workers=1)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    left = sorted(p.name for p in (tmp_path / "o.partial/selected").iterdir())
+    assert left == ["part-00000.parquet", "part-00001.parquet.tmp"]
+    contents = []
+    for out in (tmp_path / "o", tmp_path / "undisturbed"):
+        select(scores, strategy="random", budget="40%", out=out, workers=2)
+        files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json")
+        contents.append([(p.relative_to(out), p.read_bytes()) for p in files])
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 5

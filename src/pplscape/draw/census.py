@@ -97,8 +97,7 @@ class Census:
         row = used // LENGTHS
         group = (self.rows_below[row] * VALUE_BINS // self.n).astype(np.int64) * LENGTHS + used % LENGTHS
         names, place = np.unique(group, return_inverse=True)
-        sums = [np.bincount(place, weights=w, minlength=len(names)) for w in
-                (count, tokens, count * value, count * value**2)]  # fmt: skip
+        sums = [_by(place, w, len(names)) for w in (count, tokens, count * value, count * value**2)]
         return Cells(sums[0], *(s / sums[0] for s in sums[1:]))
 
     def strata(self, bins: Bins) -> Floats:
@@ -122,8 +121,8 @@ def take_census(source: Source, edges: Iterable[float] = ()) -> Census:
     totals, by_source = np.zeros((3, CELLS * LENGTHS)), dict[str, int]()
     for found, of_unit in source.map(_count):
         totals += found
-        for name, tokens in of_unit.items():
-            by_source[name] = by_source.get(name, 0) + tokens
+        for name, n in of_unit.items():
+            by_source[name] = by_source.get(name, 0) + n
     count, tokens, offset = (a.reshape(CELLS, LENGTHS) for a in totals)
     if not count.any():
         raise UserError("None of the scored chunks has a finite score; nothing can be selected.")
@@ -188,7 +187,7 @@ def join(parts: list[Rows]) -> Rows:
 
 
 def _by(group: NDArray, weights: NDArray, n: int) -> Floats:
-    return np.bincount(group, weights=weights, minlength=n)
+    return np.bincount(group, weights=weights, minlength=n).astype(np.float64)
 
 
 def _looked_into(count: Floats, tokens: Floats, edges: Floats) -> NDArray[np.bool_]:

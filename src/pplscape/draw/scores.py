@@ -193,7 +193,9 @@ def check_columns(file: Path, columns: Sequence[str]) -> Any:
 
 
 def _units_of(file: Path, footer: Any, number: int) -> list[Unit]:
-    units, groups, rows, first = [], [], 0, 0
+    units: list[Unit] = []
+    groups: list[int] = []
+    rows, first = 0, 0
     for g in range(footer.num_row_groups):
         groups.append(g)
         rows += footer.row_group(g).num_rows
