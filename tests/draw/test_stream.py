@@ -108,7 +108,7 @@ def test_same_chunks_whatever_parts_batches_and_workers(name, folders, pool, opt
         assert table.equals(whole)
         assert taken.draw.facts == drawn.facts
         assert taken.tally.tokens == int((drawn.times * pool.length).sum())
-        assert len(taken.draw.times) == N if name == "dos" else len(taken.draw.times) < N / 3
+        assert len(taken.draw.times) == N if name == "dos" else len(taken.draw.times) < 0.8 * N
 
 
 def test_deciding_early_is_deciding_all_in_memory(pool, options):
