@@ -216,7 +216,7 @@ def test_without_statistics_in_the_footer(table, pool, tmp_path, options):
     nulls = table.set_column(0, "doc_id", pa.array([None, *table["doc_id"].to_pylist()[1:]]))
     pq.write_table(nulls, tmp_path / "part-00000.parquet", write_statistics=False)
     scores = Scores.read(tmp_path)
-    assert (scores.longest, scores.checks_ids) == (pool.longest, True)
+    assert (scores.longest, scores.reads_ids) == (pool.longest, True)
     taken, selected = streamed(
         scores, "full", pool.tokens - int(table["length"][0].as_py()), 0, options, tmp_path / "o"
     )

@@ -151,7 +151,8 @@ def _count(source: Source, unit: Any) -> tuple[Floats, dict[str, int]]:
         for total, weights in zip(totals, (None, rows.length, offset), strict=True):
             total += np.bincount(place, weights=weights, minlength=CELLS * LENGTHS)
         for name, tokens in zip(rows.names, _by(rows.source, rows.length, len(rows.names)), strict=True):
-            by_source[name] = by_source.get(name, 0) + int(tokens)
+            if tokens:
+                by_source[name] = by_source.get(name, 0) + int(tokens)
     return totals, by_source
 
 
@@ -176,7 +177,7 @@ def _joined(parts: Iterator[Rows], size: int = 1 << 19) -> Iterator[Rows]:
 
 
 def join(parts: list[Rows]) -> Rows:
-    """One Rows of several, without permanent bits."""
+    """One Rows of several, without documents and permanent bits."""
     if len(parts) == 1:
         return parts[0]
     names = tuple(sorted({name for rows in parts for name in rows.names}))

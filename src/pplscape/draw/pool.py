@@ -107,7 +107,7 @@ class Pool:
 
     def rows(self, seed: int) -> Rows:
         """The chunks as a rule sees them."""
-        return Rows(self.x, self.length, self.source, self.source_names, self.bits(seed))
+        return replace(next(self.numbers(None)), bits=self.bits(seed))
 
     @property
     def longest(self) -> int:
@@ -115,7 +115,7 @@ class Pool:
 
     def numbers(self, unit: None) -> Iterator[Rows]:
         """The pool as one unit of a `scores.Source`."""
-        yield Rows(self.x, self.length, self.source, self.source_names)
+        yield Rows(self.x, self.length, self.source, self.source_names, self._doc_hash[self.doc])
 
     def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
         """The pool as a `scores.Source`."""

@@ -33,6 +33,8 @@ class Rule(ABC):
 
     name: str
     """The reason of a chunk that is taken, unless `reasons` says another."""
+    budget: int
+    """Tokens; before `settle` it may still grow by a few chunks."""
 
     @abstractmethod
     def sides(self, rows: Rows) -> tuple[Times, Mask]:

@@ -148,7 +148,8 @@ class Selection:
         found = []
         for budget in budgets(self.budget, int(most)):
             fewer = min(int(budget / grow), int(most / self.census.total * pool.tokens))
-            other = draw(strategy, pool, fewer, self.seed, self.told(strategy, fewer, grow))
+            told = replace(self.told(strategy, fewer, grow), forced=frozenset(), forbidden=frozenset())
+            other = draw(strategy, pool, fewer, self.seed, told)
             if other.times.any():
                 tally = Tally.of(self.judge.frame, pool.rows(self.seed), other.times)
                 spent = scaled(self.composition(tally), [grow], copies=False)

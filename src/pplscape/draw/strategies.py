@@ -9,6 +9,7 @@ from pplscape.draw.allocate import Allocate
 from pplscape.draw.budget import Wider
 from pplscape.draw.census import Census
 from pplscape.draw.dos import Dos
+from pplscape.draw.groups import in_groups
 from pplscape.draw.maxent import MaxEnt
 from pplscape.draw.options import Options
 from pplscape.draw.ordered import Band, Mid, high, low
@@ -39,7 +40,7 @@ def strategy_of(name: str, census: Census, budget: int, options: Options) -> Str
     most = census.total * (options.max_epochs if name == "allocate" else 1)
     if budget > most:
         raise UserError(f"The budget of {budget} tokens is above the {census.total} tokens of the pool.")
-    return STRATEGIES[name]
+    return in_groups(name, STRATEGIES[name]) if options.grouped else STRATEGIES[name]
 
 
 def draw(name: str, pool: Pool, budget: int, seed: int, options: Options | None = None) -> Draw:

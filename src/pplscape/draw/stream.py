@@ -27,7 +27,7 @@ from pplscape.draw.scores import NEEDED, Rows, Scores, Unit
 from pplscape.draw.strategies import strategy_of
 from pplscape.errors import UserError
 from pplscape.manifest import cannot_write
-from pplscape.schema import SELECTED
+from pplscape.schema import SCORES, SELECTED
 
 SAMPLE_CHUNKS = 100_000
 """About as many chunks are kept, at random, for the budget curve and the sample texts; of smaller pools all."""
@@ -157,7 +157,8 @@ _NONE = Rows(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64), ())
 
 def _some(batch: pa.RecordBatch, mask: NDArray[np.bool_]) -> pa.Table:
     """Rows of a batch as a table of their own, so that the batch can be forgotten."""
-    return pa.Table.from_batches([batch.select(list(NEEDED)).take(pa.array(np.flatnonzero(mask)))])
+    some = batch.select(list(NEEDED)).take(pa.array(np.flatnonzero(mask)))
+    return pa.table({name: some[name].cast(SCORES.field(name).type) for name in NEEDED})
 
 
 def selected_rows(batch: pa.RecordBatch, rows: Rows, times: Times, rule: Rule) -> pa.Table:

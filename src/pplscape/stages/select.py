@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def select(
     columns: Mapping[str, str] | None = None, target_mean: float | None = None, target_std: float | None = None,
     scale: Scale = "ppl", band: tuple[float, float] | None = None, temperature: float = 1.0, max_epochs: float = 1.0,
     corpus: Path | str | None = None, text_columns: Columns | None = None, resamples: int = 200, seed: int = 0,
+    quotas: Mapping[str, float] | None = None, forced: Sequence[str] = (), forbidden: Sequence[str] = (),
     workers: int | None = None, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/selection.json, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus` OUT/subset/.
@@ -45,13 +46,15 @@ def select(
     `form`: use that entry of it. `runs`, `columns`: the pilots, one table or several, for the gate and paired
     intervals. Targets are on `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to
     cut the text back.
+    `quotas`: share of the budget by source; `forced`, `forbidden`: ids of documents taken whole, or never.
     `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate. `workers`: threads that read
     score files, by default one a core; they change nothing but the time. Scores are streamed: memory does not grow with
     the pool, except for `dos`.
     """
     options = Options(
         scale=scale, target=None if target_mean is None else Target(target_mean, target_std), band=band,
-        temperature=temperature, max_epochs=max_epochs,
+        temperature=temperature, max_epochs=max_epochs, quotas=dict(quotas or {}), forced=frozenset(forced),
+        forbidden=frozenset(forbidden),
     )  # fmt: skip
     _check_names(strategy, form, law, target_mean, target_std, scale)
     given = {"scores": scores, "law": law, "corpus": corpus}
@@ -62,7 +65,8 @@ def select(
         "strategy": strategy, "budget": str(budget), "form": form, "scale": scale, "band": band, "resamples": resamples,
         "target": asdict(options.target) if options.target else None, "temperature": temperature,
         "max_epochs": max_epochs, "columns": dict(columns or {}),
-        "text_columns": asdict(text_columns) if text_columns else None,
+        "text_columns": asdict(text_columns) if text_columns else None, "quotas": dict(options.quotas),
+        "forced": sorted(options.forced), "forbidden": sorted(options.forbidden),
     }  # fmt: skip
     with StageFolder(
         Path(out), stage="select", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
@@ -71,6 +75,8 @@ def select(
             if form and ".py:" in form:
                 get_form(form)  # asked for by name: a user's own file may be run
             table, fitted = Scores.read(scores, workers), Law.from_json(Path(law)) if law else None
+            if options.forced or options.forbidden:
+                table = replace(table, reads_ids=True)
             census = take_census(table, edges_of(fitted))
             tokens = _budget_of(census, strategy, budget, max_epochs)
             pilots = read_runs(list(tables.values()), dict(columns or {})) if tables and fitted else None
