@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy.stats import beta as beta_distribution
 
 from pplscape.design import Fine, choose_regimes, choose_sizes, draw_trunk
+from pplscape.draw.census import take_census
 from pplscape.draw.options import Options
 from pplscape.draw.pool import Pool
-from pplscape.draw.selection import Selection, judge_of
+from pplscape.draw.scores import Scores
+from pplscape.draw.selection import Selection, edges_of, judge_of
 from pplscape.laws.build import build
 from pplscape.runs import RunTable
 from pplscape.statistics import make_bins, moments, on_scale
@@ -81,6 +86,17 @@ def simulate(
     return runs, {"bins": {"edges": bins.edges, "share": bins.share, "hash": bins.hash}, "winsor": limits}
 
 
+def write_scores(pool: Pool, path: Path) -> Scores:
+    """The pool as a score file."""
+    ones, source = np.ones(len(pool), dtype=np.int32), pa.repeat("", len(pool))
+    columns = {"length": pool.length, "n_tokens": ones, "nll_sum": pool.x, "source": source}
+    table = pool.spans(np.arange(len(pool)))
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    pq.write_table(table, path)
+    return Scores.read(path, workers=1)
+
+
 def one(world: str, seed: int, arguments: argparse.Namespace) -> dict:
     started = time.time()
     pool = make_pool(seed, arguments.chunks)
@@ -89,10 +105,13 @@ def one(world: str, seed: int, arguments: argparse.Namespace) -> dict:
     runs, context = simulate(pool, budget, worth, arguments.designed, arguments.noise, seed)
     law, _ = build(runs, None, bootstrap=0, seed=seed)
     law = replace(law, **context, alternatives=[replace(a, **context) for a in law.alternatives])
-    judge = judge_of(pool, law, runs, resamples=arguments.resamples, seed=seed)
-    selection = Selection(pool, budget, seed, Options(), judge)
-    content, _ = selection.run("auto")
-    forced = {s: _forced(selection, s) for s in ("allocate", "maxent")} if arguments.forced else {}
+    with tempfile.TemporaryDirectory() as folder:
+        scores = write_scores(pool, Path(folder) / "scores.parquet")
+        census = take_census(scores, edges_of(law))
+        judge = judge_of(scores, census, law, runs, resamples=arguments.resamples, seed=seed)
+        selection = Selection(scores, census, budget, seed, Options(), judge)
+        content, _ = selection.run("auto")
+        forced = {s: _forced(selection, s) for s in ("allocate", "maxent")} if arguments.forced else {}
     true = {s: _true_loss(content, worth, budget, s) for s in ("bin_tokens", "pool_bin_tokens")}
     gate = content["gate"] or {"passes": False, "p10": None}
     return {

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pools import make_pool, spent
+from pools import cells_of, make_pool, spent
 
 from pplscape.draw.feasible import feasible_polygon, nearest_feasible
 from pplscape.draw.maxent import Scaling, solve
-from pplscape.draw.microbins import micro_bins
 from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Pool
 from pplscape.draw.strategies import draw
@@ -57,7 +56,7 @@ def test_free_spread_tilts_the_mean_only():
 def test_equal_chunks_give_the_logistic_formula():
     """Two kinds of chunks, no spread constraint: q follows from the two totals alone."""
     values, length = np.repeat([0.0, 1.0], 500), np.full(1000, 10)
-    cells = micro_bins(values, length)
+    cells = cells_of(values, length)
     scaling = Scaling(10.0, cells.spread)
     solution = solve(cells, scaling, Target(0.3, None), 2000)
     f = scaling.features(np.array([10, 10]), np.array([0.0, 1.0]), np.array([0.0, 1.0]), Target(0.3, None))
@@ -89,7 +88,7 @@ def test_feasibility_certificate(seed, share):
     """Targets inside the hull of reachable moments have a solution, points beyond its support line have none."""
     rng = np.random.default_rng(seed)
     values, length = rng.normal(0, 1, 300), rng.integers(1, 5, 300)
-    cells, budget = micro_bins(values, length), share * length.sum()
+    cells, budget = cells_of(values, length), share * length.sum()
     scaling = Scaling(float(length.mean()), cells.spread)
     polygon = feasible_polygon(cells, budget)
     inside, place = polygon.mean(axis=0), polygon[rng.integers(len(polygon))]
@@ -105,7 +104,7 @@ def test_feasibility_certificate(seed, share):
 
 
 def test_nearest_feasible_is_the_target_when_it_can_be():
-    cells = micro_bins(LARGE.values("nll"), LARGE.length)
+    cells = cells_of(LARGE.values("nll"), LARGE.length)
     found = nearest_feasible(cells, LARGE.tokens / 5, Target(3.4, 0.8))
     assert found.mean == pytest.approx(3.4, abs=0.01)
     assert found.std == pytest.approx(0.8, abs=0.01)

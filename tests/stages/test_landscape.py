@@ -167,7 +167,7 @@ def test_rows_without_a_loss_are_counted_not_lost(tmp_path):
     scores = write_scores(tmp_path / "scores", x, np.array([100] * 5), ["a"] * 5)
     out = landscape(scores, budget=100, out=tmp_path / "out")
     counts = json.loads((out / "manifest.json").read_text())["counts"]
-    assert counts == {"in": 5, "out": 2, "rejected": {"non_finite_loss": 3}}
+    assert counts == {"in": 5, "out": 2, "rejected": {"score_not_finite": 3}}
 
 
 def test_files_and_resume(drawn, pool, tmp_path):
@@ -226,7 +226,7 @@ def test_one_chunk_pool(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda part: part.unlink(), "no score files"),
+        (lambda part: part.unlink(), "no scores at"),
         (lambda part: pq.write_table(pa.table({"length": [300], "nope": [1]}), part), "it has length, nope"),
         (lambda part: part.write_bytes(b"PAR1 broken"), "cannot be read as Parquet"),
     ],

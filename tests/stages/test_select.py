@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pplscape.draw.pool import Pool
+from pplscape.draw.stream import read_selected
 from pplscape.errors import StaleOutput, UserError
 from pplscape.laws.build import build
 from pplscape.laws.law import Law
@@ -115,7 +118,7 @@ def selection(folder: Path) -> dict[str, Any]:
 
 
 def selected(folder: Path) -> pa.Table:
-    return pa.concat_tables(pq.read_table(p) for p in sorted((folder / "selected").iterdir()))
+    return read_selected(folder)
 
 
 def lines(path: Path) -> list[str]:
@@ -207,7 +210,7 @@ def test_a_thinned_curve_agrees_with_the_whole(
 ) -> None:
     law = {"law": fitted["good utility"], "strategy": "allocate"}
     whole = run(scores, tmp_path / "w", **law)["budget_curve"]
-    monkeypatch.setattr("pplscape.draw.selection.CURVE_CHUNKS", 700)
+    monkeypatch.setattr("pplscape.draw.stream.SAMPLE_CHUNKS", 700)
     thin = run(scores, tmp_path / "t", **law)["budget_curve"]
     for a, b in zip(whole, thin, strict=True):
         assert b["tokens"] == pytest.approx(a["tokens"], rel=0.05)
@@ -295,3 +298,32 @@ def test_nothing_is_mixed(scores: Path, fitted: dict[str, Path], tmp_path: Path)
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     with pytest.raises(UserError, match="different landscapes"):
         run(scores, tmp_path / "o", law=fitted["good utility"], runs=tmp_path / "runs.jsonl")
+
+
+def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
+    """SIGKILL while the second file is written; the next run gives the bytes of an undisturbed one."""
+    scores = write_scores(tmp_path / "scores", scores_table(30_000), parts=3)
+    code = f"""
+import os, signal
+import pyarrow.parquet as pq
+from pplscape.stages.select import select
+write, calls = pq.write_table, []
+def killed(table, path, **options):
+    calls.append(path)
+    if len(calls) == 2:
+        open(path, "wb").write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(table, path, **options)
+pq.write_table = killed
+select({str(scores)!r}, strategy="random", budget="40%", out={str(tmp_path / "o")!r}, workers=1)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    left = sorted(p.name for p in (tmp_path / "o.partial/selected").iterdir())
+    assert left == ["part-00000.parquet", "part-00001.parquet.tmp"]
+    contents = []
+    for out in (tmp_path / "o", tmp_path / "undisturbed"):
+        select(scores, strategy="random", budget="40%", out=out, workers=2)
+        files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json")
+        contents.append([(p.relative_to(out), p.read_bytes()) for p in files])
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 5

@@ -5,74 +5,105 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from pplscape.draw.budget import fill
+from pplscape.draw.budget import REACH, Wider, fill
+from pplscape.draw.census import Census
 from pplscape.draw.options import Options
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.program import solve
+from pplscape.draw.rule import Mask, Rule, Times, interval
+from pplscape.draw.scores import Rows
 from pplscape.errors import UserError
-from pplscape.statistics import Floats
 
 
-def allocate(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
+class Allocate(Rule):
     """Tokens per bin by the convex program (`program.solve`), chunks within a bin at random.
 
-    Budget that only bins with utility <= 0 could fill is left unspent: `facts["unspent"]` tokens.
+    Every chunk of a bin is taken floor(quota / unique tokens) times and a random part once more. What rounding leaves
+    of the budget goes to the bins furthest below their quota, one chunk each, so the total is short by less than one
+    chunk unless every helpful bin is exhausted. Budget that only bins with utility <= 0 could fill is left unspent:
+    `facts["unspent"]` tokens.
     """
-    if options.utility is None or options.bins is None:
-        raise UserError("Strategy allocate needs a law with bin utilities: pass --law of a fit with form utility.")
-    if options.max_epochs < 1:
-        raise UserError(f"--max-epochs must be at least 1, not {options.max_epochs}.")
-    bin_of = pool.bin_of(options.bins)
-    unique = pool.bin_tokens(options.bins)
-    plan = solve(options.utility, unique, budget, options.max_epochs)
-    helpful = np.asarray(options.utility.u) > 0
-    times = draw_quotas(pool, bin_of, plan.tokens, unique, helpful, budget, seed, options.max_epochs)
-    facts = {
-        "allocation": plan.tokens.tolist(),
-        "price": plan.price,
-        "duality_gap": plan.gap,
-        "unspent": budget - int((times * pool.length).sum()) if plan.unspent >= 1 else 0,
-        "max_epochs": options.max_epochs,
-    }
-    reason = np.asarray([f"bin {b}" for b in range(options.bins.n)])[bin_of]
-    return Draw(times, reason, facts)
+
+    name = "allocate"
+
+    def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
+        if options.utility is None or options.bins is None:
+            raise UserError("Strategy allocate needs a law with bin utilities: pass --law of a fit with form utility.")
+        if options.max_epochs < 1:
+            raise UserError(f"--max-epochs must be at least 1, not {options.max_epochs}.")
+        self.budget, self.seed, self.bins, self.max_epochs = budget, seed, options.bins, options.max_epochs
+        unique = census.bin_tokens(self.bins)
+        self.plan = solve(options.utility, unique, budget, options.max_epochs)
+        quota = self.plan.tokens
+        self.helpful = np.asarray(options.utility.u) > 0
+        share = np.divide(quota, unique, out=np.zeros_like(quota), where=unique > 0)
+        self.epochs = np.floor(share + 1e-12).astype(np.int64)
+        self.once_more = np.maximum(quota - self.epochs * unique, 0.0)
+        chunks = np.bincount(self.bins.of(census.x), weights=census.count_at, minlength=self.bins.n)
+        self.low, self.high = np.array(
+            [interval(s, census, n, width) for s, n in zip(share - self.epochs, chunks, strict=True)]
+        ).T
+        self.low[~self.helpful] = self.high[~self.helpful] = -np.inf
+
+    def sides(self, rows: Rows) -> tuple[Times, Mask]:
+        b = _bin(rows, self.bins.edges)
+        low = rows.h < self.low[b]
+        return (self.epochs[b] + low).astype(np.int16), ~low & (rows.h < self.high[b])
+
+    def totals(self, rows: Rows, times: Times) -> NDArray[np.int64]:
+        """Tokens of each bin: taken (repeats counted) and those of chunks that are taken once more, flat."""
+        b = _bin(rows, self.bins.edges)
+        more = rows.length * (times > self.epochs[b])
+        return np.concatenate(
+            [np.bincount(b, weights=w, minlength=self.bins.n) for w in (rows.length * times, more)]
+        ).astype(np.int64)
+
+    def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
+        k_bins = self.bins.n
+        spent, more = int(sure[:k_bins].sum()), sure[k_bins:]
+        bin_of = near.bin_of(self.bins)
+        times = self.epochs[bin_of].astype(np.int16)
+        order = near.order(self.seed)
+        order = order[np.argsort(bin_of[order], kind="stable")]
+        start = np.searchsorted(bin_of[order], np.arange(k_bins + 1))
+        next_chunks: list[tuple[int, float, NDArray[np.intp]]] = []
+        for b in np.flatnonzero(self.helpful):
+            rows = order[start[b] : start[b + 1]]
+            left = self.once_more[b] - more[b]
+            cumulative = np.cumsum(near.length[rows])
+            k = int(np.searchsorted(cumulative, left + 1e-6, side="right"))
+            if left < -1e-6 or (self.high[b] < 1 and len(rows) - k < REACH):
+                raise Wider
+            times[rows[:k]] += 1
+            below = left - (cumulative[k - 1] if k else 0)
+            if self.epochs[b] + 1 <= math.ceil(self.max_epochs):
+                next_chunks += [(0, -below, rows[k : k + 1]), (1, -below, rows[k + 1 : k + REACH])]
+        rest = self.budget - spent - int((times * near.length).sum())
+        candidates = [rows for _, _, rows in sorted(next_chunks, key=lambda c: c[:2])]
+        if rest > 0 and candidates:
+            times[fill(np.concatenate(candidates), near.length, rest)] += 1
+        facts = {
+            "allocation": self.plan.tokens.tolist(),
+            "price": self.plan.price,
+            "duality_gap": self.plan.gap,
+            "unspent": self.budget - spent - int((times * near.length).sum()) if self.plan.unspent >= 1 else 0,
+            "max_epochs": self.max_epochs,
+        }
+        return Draw(times, self.name, facts)
+
+    def reasons(self, rows: Rows) -> pa.Array:
+        names = pa.array([f"bin {b}" for b in range(self.bins.n)], pa.string())
+        return names.take(pa.array(_bin(rows, self.bins.edges)))
 
 
-def draw_quotas(
-    pool: Pool,
-    bin_of: NDArray[np.int16],
-    quota: Floats,
-    unique: Floats,
-    helpful: NDArray[np.bool_],
-    budget: int,
-    seed: int,
-    max_epochs: float,
-) -> NDArray[np.int16]:
-    """Times [n] each chunk is taken so that bin b gives `quota[b]` tokens, rounded to whole chunks.
-
-    Every chunk of a bin is taken floor(quota / unique) times and a random part once more. What rounding leaves of the
-    budget goes to the bins furthest below their quota, one chunk each, so the total is short by less than one chunk
-    unless every helpful bin is exhausted.
-    """
-    epochs = np.floor(np.divide(quota, unique, out=np.zeros_like(quota), where=unique > 0) + 1e-12).astype(np.int64)
-    times = epochs[bin_of].astype(np.int16)
-    order = pool.order(seed)
-    order = order[np.argsort(bin_of[order], kind="stable")]
-    start = np.searchsorted(bin_of[order], np.arange(len(quota) + 1))
-    next_chunks: list[tuple[int, float, NDArray[np.intp]]] = []
-    for b in np.flatnonzero(helpful):
-        rows = order[start[b] : start[b + 1]]
-        left = max(quota[b] - epochs[b] * unique[b], 0.0)
-        cumulative = np.cumsum(pool.length[rows])
-        k = int(np.searchsorted(cumulative, left + 1e-6, side="right"))
-        times[rows[:k]] += 1
-        below = left - (cumulative[k - 1] if k else 0)
-        if epochs[b] + 1 <= math.ceil(max_epochs):
-            next_chunks += [(0, -below, rows[k : k + 1]), (1, -below, rows[k + 1 :])]
-    rest = budget - int((times * pool.length).sum())
-    candidates = [rows for _, _, rows in sorted(next_chunks, key=lambda c: c[:2])]
-    if rest > 0 and candidates:
-        times[fill(np.concatenate(candidates), pool.length, rest)] += 1
-    return times
+def _bin(rows: Rows, edges: tuple[float, ...]) -> NDArray[np.uint8] | NDArray[np.intp]:
+    """`Bins.of`, faster for few edges."""
+    if len(edges) > 64:
+        return np.searchsorted(np.asarray(edges), rows.x, side="right")
+    b = np.zeros(len(rows), dtype=np.uint8)
+    for edge in edges:
+        b += rows.x >= edge
+    return b

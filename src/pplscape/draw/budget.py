@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from pplscape.errors import UserError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+REACH = 256
+"""How far past the first chunk that does not fit shorter ones are looked for: a stream holds no more than a stretch."""
 _NUMBER = re.compile(r"([0-9.][0-9._]*(?:e[+-]?[0-9]+)?)\s*([kmbgt%]?)", re.IGNORECASE)
+
+
+class Wider(Exception):
+    """The chunks that were kept as undecided do not hold the decision: keep more."""
 
 
 def parse_budget(text: str | float, pool_tokens: int) -> int:
@@ -36,16 +42,18 @@ def parse_budget(text: str | float, pool_tokens: int) -> int:
     return tokens
 
 
-def fill(order: NDArray[np.intp], length: NDArray[np.int64], budget: float) -> NDArray[np.intp]:
-    """Rows taken when walking `order` and taking whatever still fits.
+def fill(order: NDArray[np.intp], length: NDArray[np.int64], budget: float, whole: bool = True) -> NDArray[np.intp]:
+    """Rows taken when walking `order`: all until one does not fit, then of the next REACH those that still fit.
 
-    Never exceeds `budget` (tokens); no row of `order` left out is as short as what remains unspent, so the shortage is
-    less than one chunk. Up to the first chunk that does not fit this is a plain prefix.
+    Never exceeds `budget` (tokens), short by less than one chunk. With `whole` False `order` is only a stretch of the
+    pool's: Wider if it does not hold the end of the walk.
     """
     cumulative = np.cumsum(length[order])
     k = int(np.searchsorted(cumulative, budget, side="right"))
     left = budget - (cumulative[k - 1] if k else 0)
-    taken, rest = [order[:k]], order[k:]
+    if left < 0 or (not whole and len(order) - k < REACH):
+        raise Wider
+    taken, rest = [order[:k]], order[k : k + REACH]
     while len(rest) and left > 0:
         fits = np.flatnonzero(length[rest] <= left)
         if not len(fits):

@@ -16,8 +16,11 @@ from bisect import bisect_left
 import numpy as np
 from numpy.typing import NDArray
 
+from pplscape.draw.census import Census
 from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Draw, Pool
+from pplscape.draw.rule import Mask, Rule, Times
+from pplscape.draw.scores import Rows
 from pplscape.errors import UserError
 from pplscape.statistics import Floats
 
@@ -25,15 +28,30 @@ TIE = 1e-12
 """Relative differences of J below this are ties, broken by (doc_id, chunk_index)."""
 
 
-def dos(pool: Pool, budget: int, seed: int, options: Options) -> Draw:
-    """Greedy towards `options.target` (mean, standard deviation on `options.scale`); stops at the budget."""
-    if options.target is None or options.target.std is None:
-        raise UserError("Strategy dos needs a mean and a spread: pass --law, or --target-mean and --target-std.")
-    values = pool.values(options.scale, options.limits)
-    weights = default_weights(values)
-    rows = greedy(values, pool.length, budget, options.target, weights)
-    target = {**vars(options.target), "scale": options.scale}
-    return Draw.of_rows(pool, rows, "dos", {"target": target, "weights": {"mu": weights[0], "s": weights[1]}})
+class Dos(Rule):
+    """Greedy towards `options.target` (mean, standard deviation on `options.scale`); stops at the budget.
+
+    Every step depends on all before it, so the whole pool is held in memory.
+    """
+
+    name = "dos"
+
+    def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
+        if options.target is None or options.target.std is None:
+            raise UserError("Strategy dos needs a mean and a spread: pass --law, or --target-mean and --target-std.")
+        self.budget, self.options = budget, options
+
+    def sides(self, rows: Rows) -> tuple[Times, Mask]:
+        return np.zeros(len(rows), dtype=np.int16), np.ones(len(rows), dtype=bool)
+
+    def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
+        scale, aim = self.options.scale, self.options.target
+        assert aim is not None
+        values = near.values(scale, self.options.limits)
+        weights = default_weights(values)
+        rows = greedy(values, near.length, self.budget, aim, weights)
+        facts = {"target": {**vars(aim), "scale": scale}, "weights": {"mu": weights[0], "s": weights[1]}}
+        return Draw.of_rows(near, rows, self.name, facts)
 
 
 def default_weights(values: Floats) -> tuple[float, float]:

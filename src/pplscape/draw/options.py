@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from pplscape.draw.program import Utility
 from pplscape.statistics import Bins, Floats, Scale
@@ -37,3 +37,13 @@ class Options:
     """The bins `utility` refers to."""
     max_epochs: float = 1.0
     """Most times a bin's tokens may be repeated (allocate)."""
+    quotas: Mapping[str, float] = field(default_factory=dict)
+    """Share of the budget that a source gives, by its name; other sources share what is left."""
+    forced: frozenset[str] = frozenset()
+    """Documents that are taken whole, at the budget's cost."""
+    forbidden: frozenset[str] = frozenset()
+    """Documents that are never taken."""
+
+    @property
+    def grouped(self) -> bool:
+        return bool(self.quotas or self.forced or self.forbidden)

@@ -6,11 +6,11 @@ the order of rows or on how the scores were split into parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +18,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pplscape.draw.permanent import hash_documents, uniforms_of_hashes
+from pplscape.draw.census import Census, take_census
+from pplscape.draw.permanent import bits_of_hashes, hash_documents, uniforms_of_bits
+from pplscape.draw.scores import (
+    NEEDED,
+    Rows,
+    check_columns,
+    log_perplexity,
+    rejected_rows,
+    score_files,
+    usable,
+    whole,
+)  # fmt: skip
 from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, read_manifest
 from pplscape.schema import REJECTED, SELECTED
 from pplscape.statistics import Bins, Floats, Scale, on_scale, winsor_limits
 
-NEEDED = ("doc_id", "chunk_index", "char_start", "char_end", "length", "n_tokens", "nll_sum", "source")
-"""Columns of the score table (schema.SCORES) that selection reads."""
-LARGEST_NLL = 700.0
-"""Nats per token above which exp(x) overflows: a failed score, not a chunk."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Draw:
     """A strategy's answer: `times` [n] each chunk is taken, why, and facts for selection.json."""
 
     times: NDArray[np.int16]
-    reason: str | NDArray[np.str_]
+    reason: str | pa.Array
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -64,6 +72,8 @@ class Pool:
     """[n] index into source_names."""
     char_start: NDArray[np.int64]
     char_end: NDArray[np.int64]
+    origin: NDArray[np.intp]
+    """[n] row of the table the pool was made of."""
     rejected: pa.Table = field(default_factory=REJECTED.empty_table)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """The scores' manifest, empty for a bare table."""
@@ -77,17 +87,45 @@ class Pool:
 
     @cached_property
     def _doc_hash(self) -> NDArray[np.uint64]:
-        return hash_documents(self.doc_names.to_pylist())
+        return hash_documents(self.doc_names)
 
     @cached_property
     def _kept(self) -> dict[Any, Any]:
         return {}
 
+    def bits(self, seed: int) -> NDArray[np.uint64]:
+        """Permanent bits [n] of this seed."""
+        if ("bits", seed) not in self._kept:
+            self._kept["bits", seed] = bits_of_hashes(seed, self._doc_hash[self.doc], self.chunk_index)
+        return self._kept["bits", seed]
+
     def uniforms(self, seed: int) -> Floats:
         """Permanent uniforms h [n] of this seed."""
         if ("h", seed) not in self._kept:
-            self._kept["h", seed] = uniforms_of_hashes(seed, self._doc_hash[self.doc], self.chunk_index)
+            self._kept["h", seed] = uniforms_of_bits(self.bits(seed))
         return self._kept["h", seed]
+
+    def rows(self, seed: int) -> Rows:
+        """The chunks as a rule sees them."""
+        return replace(next(self.numbers(None)), bits=self.bits(seed))
+
+    @property
+    def longest(self) -> int:
+        return int(self.length.max(initial=0))
+
+    def numbers(self, unit: None) -> Iterator[Rows]:
+        """The pool as one unit of a `scores.Source`."""
+        yield Rows(self.x, self.length, self.source, self.source_names, self._doc_hash[self.doc])
+
+    def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
+        """The pool as a `scores.Source`."""
+        yield task(self, None, *args)
+
+    def census(self, edges: tuple[float, ...] = ()) -> Census:
+        """The census of this pool, kept."""
+        if ("census", edges) not in self._kept:
+            self._kept["census", edges] = take_census(self, edges)
+        return self._kept["census", edges]
 
     def order(self, seed: int) -> NDArray[np.intp]:
         """Rows [n] in ascending order of the permanent uniforms."""
@@ -108,7 +146,7 @@ class Pool:
 
     def subset(self, rows: NDArray[np.intp]) -> Pool:
         """The pool of these rows, given in ascending order."""
-        names = ("doc", "chunk_index", "length", "x", "source", "char_start", "char_end")
+        names = ("doc", "chunk_index", "length", "x", "source", "char_start", "char_end", "origin")
         found = replace(self, **{name: getattr(self, name)[rows] for name in names}, rejected=REJECTED.empty_table())
         found.__dict__["_doc_hash"] = self._doc_hash  # cached: the documents are the same
         return found
@@ -126,18 +164,10 @@ class Pool:
             self._kept[scale, limits] = np.clip(on_scale(self.x, scale), *limits)
         return self._kept[scale, limits]
 
-    def token_rank(self) -> Floats:
-        """[n] share of the pool's tokens below the middle of each chunk, in order of log-perplexity; in (0, 1)."""
-        order = np.argsort(self.x, kind="stable")
-        length = self.length[order]
-        rank = np.empty(len(self))
-        rank[order] = (np.cumsum(length) - length / 2) / self.tokens
-        return rank
-
     def table(self, draw: Draw) -> pa.Table:
         """The taken chunks as schema.SELECTED, in canonical order."""
         rows = np.flatnonzero(draw.times)
-        reason = draw.reason if isinstance(draw.reason, str) else draw.reason[rows]
+        reason = draw.reason
         columns = {
             "doc_id": self.doc_names.take(pa.array(self.doc[rows])),
             "chunk_index": self.chunk_index[rows],
@@ -146,7 +176,7 @@ class Pool:
             "length": self.length[rows],
             "nll": self.x[rows],
             "repeats": draw.times[rows],
-            "reason": pa.array([reason] * len(rows) if isinstance(reason, str) else reason.tolist(), pa.string()),
+            "reason": pa.repeat(reason, len(rows)) if isinstance(reason, str) else reason.take(pa.array(rows)),
             "source": pa.array(self.source_names, pa.string()).take(pa.array(self.source[rows])),
         }
         return pa.table([pa.array(columns[f.name]).cast(f.type) for f in SELECTED], schema=SELECTED)
@@ -166,14 +196,14 @@ class Pool:
     def read(cls, path: str | Path) -> Pool:
         """Scores from a stage folder (part-*.parquet) or one Parquet file; UserError for what cannot be used."""
         path = Path(path)
-        files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
-        if not files or not files[0].exists():
-            raise UserError(f"There are no scores at {path}: expected a folder with part-*.parquet or a Parquet file.")
         tables, origin = [], []
-        for file in files:
-            table = _read_columns(file)
-            tables.append(table)
-            origin += [(str(file), len(table))]
+        for file in score_files(path):
+            check_columns(file, NEEDED)
+            try:
+                tables.append(pq.read_table(file, columns=list(NEEDED)))
+            except (pa.ArrowInvalid, OSError) as error:
+                raise UserError(f"{file} cannot be read as Parquet: {error}") from error
+            origin.append((str(file), len(tables[-1])))
         manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
         return cls.from_table(pa.concat_tables(tables), origin, manifest)
 
@@ -182,17 +212,22 @@ class Pool:
         cls, table: pa.Table, origin: Sequence[tuple[str, int]] = (), manifest: Mapping[str, Any] | None = None
     ) -> Pool:
         """Pool of a score table; rows without a finite score are set aside in `rejected`. `origin`: (file, rows)."""
-        bad = _defects(table)
-        keep = np.flatnonzero(bad == "")
-        rejected = _rejected(table, bad, origin or [("scores", len(table))])
-        if not len(keep):
+        kept, bad = usable(table)
+        rejected = REJECTED.empty_table() if bad is None else _rejected(table, bad, origin or [("scores", len(table))])
+        if not len(kept):
             raise UserError(f"None of the {len(table)} scored chunks has a finite score; nothing can be selected.")
-        table = table if len(keep) == len(table) else table.take(pa.array(keep))
+        return cls.of_usable(kept, rejected, manifest)
+
+    @classmethod
+    def of_usable(
+        cls, table: pa.Table, rejected: pa.Table | None = None, manifest: Mapping[str, Any] | None = None
+    ) -> Pool:
+        """Pool of a score table, of any length, whose rows are all usable."""
         encoded = table["doc_id"].cast(pa.string()).combine_chunks().dictionary_encode()
         by_name = pc.sort_indices(encoded.dictionary).to_numpy()
         rank = np.empty(len(by_name), dtype=np.int64)
         rank[by_name] = np.arange(len(by_name))
-        doc, index = rank[encoded.indices.to_numpy()], _integers(table, "chunk_index")
+        doc, index = rank[encoded.indices.to_numpy()], whole(table, "chunk_index")
         order = np.lexsort((index, doc))
         doc, index = doc[order], index[order]
         doc_names = encoded.dictionary.take(pa.array(by_name))
@@ -205,13 +240,14 @@ class Pool:
             doc_names=doc_names,
             doc=doc,
             chunk_index=index,
-            length=_integers(table, "length")[order],
-            x=_log_perplexity(table)[order],
+            length=whole(table, "length")[order],
+            x=log_perplexity(table)[order],
             source_names=tuple(sorted(names)),
             source=source[order],
-            char_start=_integers(table, "char_start")[order],
-            char_end=_integers(table, "char_end")[order],
-            rejected=rejected,
+            char_start=whole(table, "char_start")[order],
+            char_end=whole(table, "char_end")[order],
+            origin=order,
+            rejected=rejected if rejected is not None else REJECTED.empty_table(),
             manifest=manifest or {},
         )
 
@@ -234,52 +270,12 @@ class Pool:
         return cls.from_table(pa.table(columns))
 
 
-def _read_columns(file: Path) -> pa.Table:
-    try:
-        names = pq.read_schema(file).names
-        missing = [c for c in NEEDED if c not in names]
-        if missing:
-            raise UserError(f"{file} is not a score table: it lacks {', '.join(missing)}; it has {', '.join(names)}.")
-        return pq.read_table(file, columns=list(NEEDED))
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{file} cannot be read as Parquet: {error}") from error
-
-
-def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
-    return np.asarray(pc.fill_null(table[name], 0).to_numpy(), dtype=np.int64)
-
-
-def _log_perplexity(table: pa.Table) -> Floats:
-    nll = np.asarray(table["nll_sum"].cast(pa.float64()).to_numpy(), dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return nll / _integers(table, "n_tokens")
-
-
-def _defects(table: pa.Table) -> NDArray[np.str_]:
-    """[n] reason to reject each row, empty for a usable one."""
-    bad = np.full(len(table), "", dtype="<U16")
-    x = _log_perplexity(table)
-    bad[~np.isfinite(x) | (x >= LARGEST_NLL)] = "score_not_finite"
-    bad[_integers(table, "length") <= 0] = "no_tokens"
-    bad[np.asarray(table["doc_id"].is_null()) | np.asarray(table["chunk_index"].is_null())] = "no_id"
-    return bad
-
-
 def _rejected(table: pa.Table, bad: NDArray[np.str_], origin: Sequence[tuple[str, int]]) -> pa.Table:
-    rows = np.flatnonzero(bad != "")
-    starts = np.cumsum([0, *(n for _, n in origin)])
-    part = np.searchsorted(starts, rows, side="right") - 1
-    some, x = table.take(pa.array(rows)), _log_perplexity(table)[rows]
-    columns = {
-        "doc_id": some["doc_id"].cast(pa.string()),
-        "chunk_index": some["chunk_index"].cast(pa.int32()),
-        "path": pa.array([origin[p][0] for p in part], pa.string()),
-        "row": pa.array(rows - starts[part], pa.int64()),
-        "reason": pa.array(bad[rows].tolist(), pa.string()),
-        "detail": pa.array([f"nll_sum / n_tokens = {v}" for v in x], pa.string()),
-        "length": pa.array(_integers(some, "length"), pa.int64()),
-    }
-    return pa.table(list(columns.values()), schema=REJECTED)
+    found, start = [], 0
+    for file, n in origin:
+        found.append(rejected_rows(table.slice(start, n), bad[start : start + n], file, 0))
+        start += n
+    return pa.concat_tables(found)
 
 
 def _refuse_duplicates(doc_names: pa.Array, doc: NDArray[np.int64], index: NDArray[np.int64]) -> None:

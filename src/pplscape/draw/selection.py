@@ -1,25 +1,29 @@
-"""A selection from end to end, in memory: pool, budget, law and pilots in; selection.json and a draw out. No files."""
+"""A selection from end to end: scores, budget, law and pilots in; selection.json and the selected chunks out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pplscape.draw.auto import bins_of, candidate, limits_of, tell
-from pplscape.draw.describe import SCALES, Limits, composition, facts, samples, scaled
+from pplscape.draw.census import Census
+from pplscape.draw.describe import SCALES, Frame, Limits, Tally, facts, frame_of, samples, scaled, whole_pool
 from pplscape.draw.gate import random_seeds
 from pplscape.draw.options import Options
 from pplscape.draw.outlook import Oracle, Outlook, budgets, look
-from pplscape.draw.pool import Draw, Pool
+from pplscape.draw.pool import Draw
+from pplscape.draw.scores import Scores
 from pplscape.draw.strategies import draw
+from pplscape.draw.stream import Taken, carry_out
 from pplscape.errors import UserError
 from pplscape.laws.choose import resampled
 from pplscape.laws.law import Law
 from pplscape.runs import Compositions, RunTable
-from pplscape.statistics import Bins, Floats, make_bins
+from pplscape.statistics import Bins, Floats
 
 BINS_WITHOUT_LAW = 10
 ANOTHER_POOL = 0.05
@@ -28,9 +32,6 @@ GATE_RULE = "min"
 """In each resample the law with the smallest error on the pilots left out. With the one-standard-error rule of the full
 data (probably too fond of simple laws where its standard error rests on a third of the pilots) the gate let 24 of 40
 clear gains through instead of 29; neither rule let one of 60 flat worlds through (experiments/results)."""
-CURVE_CHUNKS = 100_000
-THINNING = 5_003
-"""Seed of the uniforms that thin a large pool for the budget curve."""
 
 
 @dataclass(frozen=True)
@@ -40,57 +41,59 @@ class Judge:
     law: Law | None
     form: str | None
     oracle: Oracle | None
-    bins: Bins
-    """What selection.json counts in: the law's bins, else ten of its own."""
-    law_bins: Bins | None
-    limits: Limits | None
+    frame: Frame
+    """What selection.json counts in: the law's bins and limits, else the pool's own."""
+    has_bins: bool
+    """The frame's bins are the law's."""
     n_params: float | None
     warnings: list[str]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The pool, the budget in tokens and all that was asked."""
+    """The scores, the budget in tokens and all that was asked; `out`: where the selected chunks are written."""
 
-    pool: Pool
+    scores: Scores
+    census: Census
     budget: int
     seed: int
     options: Options
     judge: Judge
+    out: Path | None = None
 
-    def run(self, strategy: str) -> tuple[dict[str, Any], Draw]:
+    def run(self, strategy: str) -> tuple[dict[str, Any], Taken]:
         """Content of selection.json and the draw it describes."""
         law, warnings = self.judge.law, list(self.judge.warnings)
         entry = law.alternative(self.judge.form) if law and self.judge.form else law
         wanted = strategy if strategy != "auto" else (candidate(entry) if entry else None) or "random"
-        drawn = chosen = self.draw(wanted, self.budget)
+        drawn = chosen = self.take(wanted)
         view = seen = self.outlook(wanted, drawn)
         gate = view.gate if view and self._has_gate(strategy, wanted) else None
         used = wanted
         if strategy == "auto" and law is None:
             warnings.append("Without a law nothing is known of what helps: auto is random. Pass --law.")
         if strategy == "auto" and wanted != "random" and not (gate and gate.passes):
-            used, chosen = "random", self.draw("random", self.budget)
+            used, chosen = "random", self.take("random")
             seen = self.outlook("random", chosen)
             warnings.append(f"The law's choice ({wanted}) was not taken: {gate.reason if gate else 'it is empty.'}")
         elif gate and gate.resamples and not gate.passes:
             warnings.append(f"The gain over random is not certain: {gate.reason}")
-        found = facts(self.pool, chosen.times, self.judge.bins, self.judge.limits)
+        told = chosen.draw.facts
         content = {
             "strategy": strategy,
             "used": used,
             "candidate": wanted if strategy == "auto" and wanted != "random" else None,
             "budget": self.budget,
-            **found,
-            "target": chosen.facts.get("target"),
-            "draw": {k: v for k, v in chosen.facts.items() if k != "target"},
+            **facts(self.census, self.judge.frame, chosen.tally),
+            "target": told.get("target"),
+            "draw": {k: v for k, v in told.items() if k != "target"},
             "law": {"form": entry.form, "scale": entry.scale, "chosen": law.form} if law and entry else None,
             "predicted": seen.predicted if seen else None,
             "candidate_predicted": view.predicted if view and used != wanted else None,
             "gate": asdict(gate) if gate else None,
             "budget_curve": view.curve if view else None,
             "budget_curve_of": wanted if view else None,
-            "samples": samples(self.pool, chosen.times, self.judge.bins, self.seed),
+            "samples": samples(chosen.sample, chosen.sample_times, self.judge.frame.bins, self.seed),
             "warnings": warnings + self.notes(chosen),
         }
         return content, chosen
@@ -100,101 +103,122 @@ class Selection:
         asked = strategy == "auto" or (self.judge.oracle is not None and self.judge.oracle.resampled is not None)
         return asked and wanted not in ("random", "full")
 
-    def draw(self, strategy: str, budget: int, grow: float = 1.0) -> Draw:
-        """One draw; `grow` says how many times smaller this pool is than the one the law is asked about."""
+    def told(self, strategy: str, budget: int, grow: float = 1.0) -> Options:
+        """What the law tells the strategy; `grow` says how many times smaller the pool is than the one it is asked
+        about."""
         options = tell(strategy, round(budget * grow), self.options, self.judge.law, self.judge.form)
         if options.utility is not None:
             options = replace(options, utility=replace(options.utility, unit=options.utility.unit / grow))
-        return draw(strategy, self.pool, budget, self.seed, options)
+        return options
 
-    def composition(self, drawn: Draw) -> Compositions:
-        return composition(self.pool, drawn.times, self.judge.law_bins, self.judge.limits, self.judge.n_params)
+    def take(self, strategy: str) -> Taken:
+        """The strategy carried out on the files; what another one wrote is replaced."""
+        options = self.told(strategy, self.budget)
+        return carry_out(
+            self.scores, self.census, strategy, self.budget, self.seed, options, self.judge.frame, self.out
+        )
 
-    def outlook(self, strategy: str, drawn: Draw) -> Outlook | None:
+    def composition(self, tally: Tally) -> Compositions:
+        return tally.composition(self.judge.frame, self.judge.has_bins, self.judge.n_params)
+
+    def outlook(self, strategy: str, taken: Taken) -> Outlook | None:
         """What the law expects of this strategy here and at other budgets; None without a law."""
-        oracle = self.judge.oracle
-        if oracle is None or not drawn.times.any():
+        oracle, judge = self.judge.oracle, self.judge
+        if oracle is None or not taken.tally.chunks:
             return None
         if strategy in ("random", "full"):
             oracle = replace(oracle, resampled=None)  # its gain over random is zero, whatever the law
-        whole = self.composition(Draw(np.ones(len(self.pool), dtype=np.int16), ""))
-        curve = self.curve(strategy, drawn) if strategy != "full" else []
-        return look(oracle, self.composition(drawn), self._spent(drawn, self.budget), whole, curve)
+        whole = whole_pool(self.census, judge.frame, judge.has_bins, judge.n_params)
+        curve = self.curve(strategy, taken) if strategy != "full" else []
+        spent = _spent(taken.draw, taken.tally, self.budget)
+        return look(oracle, self.composition(taken.tally), spent, whole, curve)
 
-    def _spent(self, drawn: Draw, budget: int) -> float:
-        """Tokens that random is given: as many, or the whole budget where some was left unspent on purpose."""
-        return float(budget) if drawn.facts.get("unspent") else float((drawn.times * self.pool.length).sum())
-
-    def curve(self, strategy: str, drawn: Draw) -> list[tuple[Compositions, float]]:
+    def curve(self, strategy: str, taken: Taken) -> list[tuple[Compositions, float]]:
         """The strategy drawn again at other budgets, each with the tokens random is given.
 
-        A large pool is first thinned at random to CURVE_CHUNKS, and what is drawn from it scaled up again.
+        It is drawn from the sample of the pool, and what is drawn scaled up again.
         """
-        small, grow, most = self, 1.0, float(self.pool.tokens)
+        most = float(self.census.total)
         if strategy == "allocate":
             most *= self.options.max_epochs
-        elif "band_tokens" in drawn.facts:
-            most = max(0.95 * drawn.facts["band_tokens"], self.budget)
-        if len(self.pool) > CURVE_CHUNKS:
-            pool = self.pool.subset(np.sort(self.pool.order(THINNING)[:CURVE_CHUNKS]))
-            grow = self.pool.tokens / pool.tokens
-            small = replace(self, pool=pool)
+        elif "band_tokens" in taken.draw.facts:
+            most = max(0.95 * taken.draw.facts["band_tokens"], self.budget)
+        pool = taken.sample
+        grow = self.census.total / pool.tokens
         found = []
         for budget in budgets(self.budget, int(most)):
-            fewer = min(int(budget / grow), int(most / self.pool.tokens * small.pool.tokens))
-            other = small.draw(strategy, fewer, grow)
+            fewer = min(int(budget / grow), int(most / self.census.total * pool.tokens))
+            told = replace(self.told(strategy, fewer, grow), forced=frozenset(), forbidden=frozenset())
+            other = draw(strategy, pool, fewer, self.seed, told)
             if other.times.any():
-                spent = scaled(small.composition(other), [grow], copies=False)
-                found.append((spent, grow * small._spent(other, fewer)))
+                tally = Tally.of(self.judge.frame, pool.rows(self.seed), other.times)
+                spent = scaled(self.composition(tally), [grow], copies=False)
+                found.append((spent, grow * _spent(other, tally, fewer)))
         return found
 
-    def notes(self, drawn: Draw) -> list[str]:
+    def notes(self, taken: Taken) -> list[str]:
         """Warnings about a draw, in words."""
-        found = []
-        lost = len(self.pool.rejected)
+        found, told = [], taken.draw.facts
+        lost = taken.rejected.total()
         if lost:
             found.append(f"{lost} scored chunks were left out: their score is not a number or they hold no token.")
-        if drawn.facts.get("feasible") is False:
-            asked, target = drawn.facts["asked"], drawn.facts["target"]
+        if told.get("feasible") is False:
+            asked, target = told["asked"], told["target"]
             found.append(
                 f"No subset of {self.budget} tokens has mean {asked['mean']:.4g} and spread {_word(asked['std'])}; "
                 f"taken instead: mean {target['mean']:.4g}, spread {_word(target['std'])} ({asked['scale']})."
             )
-        if drawn.facts.get("unspent"):
-            found.append(f"{drawn.facts['unspent']} tokens were left unspent: only harmful bins could fill them.")
-        elif not drawn.times.any():
+        if told.get("unspent"):
+            found.append(f"{told['unspent']} tokens were left unspent: only harmful bins could fill them.")
+        elif not taken.tally.chunks:
             found.append(f"The budget of {self.budget} tokens is less than one chunk: nothing was selected.")
         return found
+
+
+def _spent(drawn: Draw, tally: Tally, budget: int) -> float:
+    """Tokens that random is given: as many, or the whole budget where some was left unspent on purpose."""
+    return float(budget) if drawn.facts.get("unspent") else float(tally.tokens)
 
 
 def _word(value: float | None) -> str:
     return "any" if value is None else f"{value:.4g}"
 
 
+def edges_of(law: Law | None) -> tuple[float, ...]:
+    """Edges of the law's bins, which the census must be told."""
+    return bins_of(law).edges if law is not None and law.bins and law.bins["edges"] is not None else ()
+
+
 def judge_of(
-    pool: Pool, law: Law | None, runs: RunTable | None, form: str | None = None, resamples: int = 200, seed: int = 0
-) -> Judge:
-    """Law and pilots, checked against each other and the scores (UserError where they do not belong together)."""
+    scores: Scores, census: Census, law: Law | None, runs: RunTable | None, form: str | None = None,
+    resamples: int = 200, seed: int = 0,
+) -> Judge:  # fmt: skip
+    """Law and pilots, checked against each other and the scores (UserError where they do not belong together).
+
+    `census`: of these scores, told the `edges_of` the law.
+    """
     if law is None:
-        return Judge(None, form, None, make_bins(pool.x, pool.length, BINS_WITHOUT_LAW), None, None, None, [])
-    check_same_scores(law, pool)
+        frame = frame_of(census, census.make_bins(BINS_WITHOUT_LAW))
+        return Judge(None, form, None, frame, False, None, [])
+    check_same_scores(law, scores.manifest)
     law_bins = bins_of(law) if law.bins and law.bins["edges"] is not None else None
-    bins = law_bins or make_bins(pool.x, pool.length, BINS_WITHOUT_LAW)
+    bins = law_bins or census.make_bins(BINS_WITHOUT_LAW)
     limits: Limits = {s: found for s in SCALES if (found := limits_of(law, s)) is not None}
     warnings = []
-    moved = float(np.abs(pool.bin_tokens(bins) / pool.tokens - np.asarray(bins.share)).sum() / 2)
+    moved = float(np.abs(census.bin_tokens(bins) / census.total - np.asarray(bins.share)).sum() / 2)
     if moved > ANOTHER_POOL:
         warnings.append(f"The law was fitted on another pool: {moved:.0%} of the tokens lie in other bins here.")
     if runs is not None and law_bins is not None:
         runs = _with_bins(runs, law_bins)
     n_params = None if runs is None or runs.n_params is None else float(np.median(runs.n_params))
     seen = law.alternative(form) if form else law
-    return Judge(law, form, oracle_of(seen, law, runs, resamples, seed), bins, law_bins, limits, n_params, warnings)
+    oracle = oracle_of(seen, law, runs, resamples, seed)
+    return Judge(law, form, oracle, frame_of(census, bins, limits), law_bins is not None, n_params, warnings)
 
 
-def check_same_scores(law: Law, pool: Pool) -> None:
-    """UserError if the law was fitted on scores of another model, tokenizer or chunk length."""
-    made_with: Mapping[str, Any] = pool.manifest.get("counts", {}).get("facts", {})
+def check_same_scores(law: Law, manifest: Mapping[str, Any]) -> None:
+    """UserError if the law was fitted on scores of another model, tokenizer or chunk length than the `manifest`'s."""
+    made_with: Mapping[str, Any] = manifest.get("counts", {}).get("facts", {})
     for name, word in (("model", "model"), ("tokenizer", "tokenizer"), ("chunk_tokens", "chunk length")):
         there, here = getattr(law, name), made_with.get(name)
         if there is not None and here is not None and there != here:

@@ -1,43 +1,56 @@
-"""The strategies by name. A new one is one function `(pool, budget, seed, options) -> Draw` and one line here.
+"""The strategies by name. A new one is one rule (see `draw/rule.py`) and one line here.
 
 `auto` is not in the table: it chooses among these (see `draw/auto.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from pplscape.draw import baselines
-from pplscape.draw.allocate import allocate
-from pplscape.draw.dos import dos
-from pplscape.draw.maxent import maxent
+from pplscape.draw.allocate import Allocate
+from pplscape.draw.budget import Wider
+from pplscape.draw.census import Census
+from pplscape.draw.dos import Dos
+from pplscape.draw.groups import in_groups
+from pplscape.draw.maxent import MaxEnt
 from pplscape.draw.options import Options
+from pplscape.draw.ordered import Band, Mid, high, low
 from pplscape.draw.pool import Draw, Pool
+from pplscape.draw.rule import WIDTHS, Strategy, decide
+from pplscape.draw.uniform import Full, Random, Stratified, Temperature
 from pplscape.errors import UserError
 
-Strategy = Callable[[Pool, int, int, Options], Draw]
-
 STRATEGIES: dict[str, Strategy] = {
-    "full": baselines.full,
-    "random": baselines.random,
-    "stratified": baselines.stratified,
-    "low": baselines.low,
-    "mid": baselines.mid,
-    "high": baselines.high,
-    "band": baselines.band,
-    "temperature": baselines.temperature,
-    "dos": dos,
-    "maxent": maxent,
-    "allocate": allocate,
+    "full": Full,
+    "random": Random,
+    "stratified": Stratified,
+    "low": low,
+    "mid": Mid,
+    "high": high,
+    "band": Band,
+    "temperature": Temperature,
+    "dos": Dos,
+    "maxent": MaxEnt,
+    "allocate": Allocate,
 }
 
 
-def draw(name: str, pool: Pool, budget: int, seed: int, options: Options | None = None) -> Draw:
-    """Draw a subset of at most `budget` tokens; UserError for an unknown name or a budget above the pool."""
+def strategy_of(name: str, census: Census, budget: int, options: Options) -> Strategy:
+    """The strategy of this name; UserError for an unknown one or a budget above the pool."""
     if name not in STRATEGIES:
         raise UserError(f"Unknown strategy {name!r}; there are {', '.join(['auto', *STRATEGIES])}.")
-    options = options or Options()
-    most = pool.tokens * (options.max_epochs if name == "allocate" else 1)
+    most = census.total * (options.max_epochs if name == "allocate" else 1)
     if budget > most:
-        raise UserError(f"The budget of {budget} tokens is above the {pool.tokens} tokens of the pool.")
-    return STRATEGIES[name](pool, budget, seed, options)
+        raise UserError(f"The budget of {budget} tokens is above the {census.total} tokens of the pool.")
+    return in_groups(name, STRATEGIES[name]) if options.grouped else STRATEGIES[name]
+
+
+def draw(name: str, pool: Pool, budget: int, seed: int, options: Options | None = None) -> Draw:
+    """Draw a subset of at most `budget` tokens from a pool in memory; errors as in `strategy_of`."""
+    options = options or Options()
+    census = pool.census(options.bins.edges if options.bins else ())
+    strategy = strategy_of(name, census, budget, options)
+    for width in WIDTHS:
+        try:
+            return decide(strategy(census, budget, seed, options, width), pool, seed)
+        except Wider:
+            continue
+    raise AssertionError("the widest stretch is the whole pool")

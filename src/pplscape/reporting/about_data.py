@@ -34,7 +34,7 @@ REASONS = {
     "overlap_eval": "overlap with evaluation text",
     "short_remainder": "remainder of a document, too short",
     "not_finite": "the model gave no finite loss",
-    "non_finite_loss": "the model gave no finite loss",
+    "score_not_finite": "the model gave no finite loss",
 }
 
 

@@ -6,6 +6,7 @@ the histogram as PNG and SVG. All losses in nats per token, sizes in tokens; see
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pplscape.design import Fine
+from pplscape.draw.scores import check_columns, score_files, usable, whole
 from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, StageFolder, read_manifest
 from pplscape.statistics import (
@@ -35,8 +37,6 @@ MOST_FINE_BINS = 40
 SAMPLES_PER_BIN, SAMPLE_CHARACTERS = 3, 300
 MOST_WINDOWS = 500
 QUANTILES = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995)
-LARGEST_NLL = 700.0
-"""Above it exp(x) overflows: no model assigns it to real tokens, so such a row is a failure, not a chunk."""
 _NUMBERS = ("length", "n_tokens", "n_bytes", "nll_sum")
 _PLACE = ("doc_id", "chunk_index", "char_start", "char_end")
 
@@ -105,46 +105,28 @@ def landscape(
     return Path(out)
 
 
-def score_files(scores: Path) -> list[Path]:
-    """The Parquet files of a score folder (or one file given directly)."""
-    if scores.is_file():
-        return [scores]
-    files = sorted(scores.glob("part-*.parquet"))
-    if not files:
-        raise UserError(f"{scores} holds no score files (part-*.parquet); make them with `pplscape score`.")
-    return files
-
-
-def _read_columns(path: Path, columns: tuple[str, ...]) -> pa.Table:
-    try:
-        present = pq.read_schema(path).names
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    missing = [c for c in columns if c not in present]
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(present)}.")
-    return pq.read_table(path, columns=list(columns))
-
-
 def pool_tokens(files: list[Path]) -> int:
     """Tokens of all scored chunks."""
-    return sum(int(np.sum(_read_columns(f, ("length",))["length"].to_numpy(), dtype=np.int64)) for f in files)
+    return sum(int(whole(_read(f, ("length",)), "length").sum()) for f in files)
+
+
+def _read(file: Path, columns: tuple[str, ...]) -> pa.Table:
+    check_columns(file, columns)
+    try:
+        return pq.read_table(file, columns=list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{file} cannot be read as Parquet: {error}") from error
 
 
 def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
-    """Read the score table; rows without a usable loss are left out and counted by reason."""
+    """Read the score table; rows without a usable score are left out and counted by reason."""
     columns = (*_NUMBERS, "source", *(_PLACE if with_place else ()))
-    table = pa.concat_tables([_read_columns(f, columns) for f in files])
-    n_tokens, nll_sum = table["n_tokens"].to_numpy(), table["nll_sum"].to_numpy().astype(np.float64)
-    empty = ~(n_tokens > 0) | ~(table["length"].to_numpy() > 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        finite = np.isfinite(nll_sum) & (nll_sum / np.where(empty, 1, n_tokens) < LARGEST_NLL)
-    rejected = {"no_tokens": int(empty.sum()), "non_finite_loss": int((~finite & ~empty).sum())}
-    table = table.filter(pa.array(finite & ~empty))
+    table, bad = usable(pa.concat_tables([_read(f, columns) for f in files]))
+    rejected = {} if bad is None else Counter(bad[bad != ""].tolist())
     if not table.num_rows:
-        raise UserError(f"{files[0].parent} holds no chunk with a finite loss ({rejected}).")
+        raise UserError(f"{files[0].parent} holds no chunk with a finite score ({dict(rejected)}).")
     source = table["source"].cast(pa.string()).combine_chunks().dictionary_encode()
-    length, n_tokens, n_bytes = (table[c].to_numpy().astype(np.int64) for c in _NUMBERS[:3])
+    length, n_tokens, n_bytes = (whole(table, c) for c in _NUMBERS[:3])
     return ScoredPool(
         length=length,
         n_tokens=n_tokens,
@@ -153,7 +135,7 @@ def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
         source=source.indices.to_numpy(),
         sources=tuple(source.dictionary.to_pylist()),
         place=table.select(_PLACE if with_place else []),
-        rejected={k: v for k, v in rejected.items() if v},
+        rejected=dict(rejected),
     )
 
 

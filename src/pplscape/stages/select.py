@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from pplscape.draw.auto import challenger
 from pplscape.draw.budget import parse_budget
+from pplscape.draw.census import Census, take_census
 from pplscape.draw.options import Options, Target
-from pplscape.draw.pool import Draw, Pool
-from pplscape.draw.selection import Selection, judge_of
+from pplscape.draw.scores import Scores
+from pplscape.draw.selection import Selection, edges_of, judge_of
 from pplscape.draw.strategies import STRATEGIES
+from pplscape.draw.stream import Taken, read_selected
 from pplscape.errors import UserError
 from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law
@@ -26,8 +28,7 @@ from pplscape.text.cutback import write_subset
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns
 
-VERSION = 3
-PART_ROWS = 1_000_000
+VERSION = 4
 
 
 def select(
@@ -36,7 +37,8 @@ def select(
     columns: Mapping[str, str] | None = None, target_mean: float | None = None, target_std: float | None = None,
     scale: Scale = "ppl", band: tuple[float, float] | None = None, temperature: float = 1.0, max_epochs: float = 1.0,
     corpus: Path | str | None = None, text_columns: Columns | None = None, resamples: int = 200, seed: int = 0,
-    overwrite: bool = False,
+    quotas: Mapping[str, float] | None = None, forced: Sequence[str] = (), forbidden: Sequence[str] = (),
+    workers: int | None = None, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/selection.json, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus` OUT/subset/.
 
@@ -44,11 +46,15 @@ def select(
     `form`: use that entry of it. `runs`, `columns`: the pilots, one table or several, for the gate and paired
     intervals. Targets are on `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to
     cut the text back.
-    `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate.
+    `quotas`: share of the budget by source; `forced`, `forbidden`: ids of documents taken whole, or never.
+    `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate. `workers`: threads that read
+    score files, by default one a core; they change nothing but the time. Scores are streamed: memory does not grow with
+    the pool, except for `dos`.
     """
     options = Options(
         scale=scale, target=None if target_mean is None else Target(target_mean, target_std), band=band,
-        temperature=temperature, max_epochs=max_epochs,
+        temperature=temperature, max_epochs=max_epochs, quotas=dict(quotas or {}), forced=frozenset(forced),
+        forbidden=frozenset(forbidden),
     )  # fmt: skip
     _check_names(strategy, form, law, target_mean, target_std, scale)
     given = {"scores": scores, "law": law, "corpus": corpus}
@@ -59,23 +65,27 @@ def select(
         "strategy": strategy, "budget": str(budget), "form": form, "scale": scale, "band": band, "resamples": resamples,
         "target": asdict(options.target) if options.target else None, "temperature": temperature,
         "max_epochs": max_epochs, "columns": dict(columns or {}),
-        "text_columns": asdict(text_columns) if text_columns else None,
+        "text_columns": asdict(text_columns) if text_columns else None, "quotas": dict(options.quotas),
+        "forced": sorted(options.forced), "forbidden": sorted(options.forbidden),
     }  # fmt: skip
     with StageFolder(
         Path(out), stage="select", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
         if not folder.finished:
-            pool = Pool.read(scores)
-            tokens = _budget_of(pool, strategy, budget, max_epochs)
             if form and ".py:" in form:
                 get_form(form)  # asked for by name: a user's own file may be run
-            fitted = Law.from_json(Path(law)) if law else None
+            table, fitted = Scores.read(scores, workers), Law.from_json(Path(law)) if law else None
+            if options.forced or options.forbidden:
+                table = replace(table, reads_ids=True)
+            census = take_census(table, edges_of(fitted))
+            tokens = _budget_of(census, strategy, budget, max_epochs)
             pilots = read_runs(list(tables.values()), dict(columns or {})) if tables and fitted else None
             if strategy == "auto" and fitted and not form:
                 form = challenger(fitted).form
-            judge = judge_of(pool, fitted, pilots, form, resamples, seed)
-            content, chosen = Selection(pool, tokens, seed, options, judge).run(strategy)
-            _write(folder, pool, content, chosen, corpus, text_columns)
+            judge = judge_of(table, census, fitted, pilots, form, resamples, seed)
+            selection = Selection(table, census, tokens, seed, options, judge, folder.partial)
+            content, taken = selection.run(strategy)
+            _finish(folder, content, taken, corpus, text_columns)
     return Path(out)
 
 
@@ -101,38 +111,33 @@ def _existing(name: str, path: Path) -> Path:
     return path
 
 
-def _budget_of(pool: Pool, strategy: str, budget: str | float | None, max_epochs: float) -> int:
+def _budget_of(census: Census, strategy: str, budget: str | float | None, max_epochs: float) -> int:
     if budget is None:
         if strategy != "full":
             raise UserError("Pass --budget: tokens as 2e6 or 2M, or a share of the pool as 10%.")
-        return pool.tokens
-    tokens = parse_budget(budget, pool.tokens)
-    most = pool.tokens * max(max_epochs if strategy == "allocate" else 1.0, 1.0)
+        return census.total
+    tokens = parse_budget(budget, census.total)
+    most = census.total * max(max_epochs if strategy == "allocate" else 1.0, 1.0)
     if tokens > most:
-        raise UserError(f"The budget of {tokens} tokens is above the {pool.tokens} tokens of the pool.")
+        raise UserError(f"The budget of {tokens} tokens is above the {census.total} tokens of the pool.")
     return tokens
 
 
-def _write(
-    folder: StageFolder, pool: Pool, content: dict[str, Any], chosen: Draw, corpus: Path | str | None,
+def _finish(
+    folder: StageFolder, content: dict[str, Any], taken: Taken, corpus: Path | str | None,
     text_columns: Columns | None,
 ) -> None:  # fmt: skip
-    selected = pool.table(chosen)
-    for part, start in enumerate(range(0, max(len(selected), 1), PART_ROWS)):
-        folder.write_table(f"selected/part-{part:05d}.parquet", selected.slice(start, PART_ROWS))
-    if len(pool.rejected):
-        folder.write_table("rejected/part-00000.parquet", pool.rejected)
     if corpus is not None:
+        selected = read_selected(folder.partial)
         content = _with_text(folder, Prepared(Path(corpus)), selected, content, text_columns)
     folder.write_json("selection.json", content)
-    reasons = pool.rejected["reason"].value_counts().to_pylist()
-    taken = len(selected)
+    chunks, out = content["pool_chunks"], taken.tally.unique_chunks
     folder.finish(
         {
-            "in": len(pool) + len(pool.rejected),
-            "out": taken,
-            "left": len(pool) - taken,
-            "rejected": {r["values"]: r["counts"] for r in reasons},
+            "in": chunks + taken.rejected.total(),
+            "out": out,
+            "left": chunks - out,
+            "rejected": dict(taken.rejected),
             "tokens": content["tokens"],
             "facts": {"used": content["used"], "budget": content["budget"]},
         }
