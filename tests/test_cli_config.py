@@ -12,6 +12,7 @@ import pplscape.stages.fit
 import pplscape.stages.plan
 import pplscape.stages.prepare
 import pplscape.stages.score
+import pplscape.stages.select
 import pplscape.stages.train
 from pplscape.cli import app
 from pplscape.errors import UserError
@@ -46,7 +47,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(options, inputs=inputs[0])
         raise UserError("stop")
 
-    for stage in ("prepare", "score", "plan", "fit", "train"):
+    for stage in ("prepare", "score", "plan", "fit", "select", "train"):
         monkeypatch.setattr(getattr(pplscape.stages, stage), stage, record)
     return seen
 
@@ -80,6 +81,14 @@ def test_nested_and_renamed_keys(config: str, called: dict[str, Any]) -> None:
 def test_set_alone_needs_no_file(called: dict[str, Any]) -> None:
     run("score", "prepared", "--model", "m", "--out", "o", "--set", "context=64")
     assert (called["context"], called["dtype"]) == (64, "auto")
+
+
+def test_quotas_and_lists_of_ids(called: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("a=1\n\nb\n")
+    run(
+        "select", "scores", "--budget", "2M", "--out", "o", "--quota", "x=y=0.25", "--forbid", str(tmp_path / "ids.txt")
+    )
+    assert (called["quotas"], called["forced"], called["forbidden"]) == ({"x=y": 0.25}, [], ["a=1", "b"])
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,23 @@ def band_of(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise UserError(f"Cannot read --band '{text}'; write two quantiles, e.g. 0.2,0.8.") from None
     return low, high
+
+
+def quotas_of(given: list[str] | None) -> dict[str, float] | None:
+    """`SOURCE=SHARE` each."""
+    if not given:
+        return None
+    try:
+        return {source: float(share) for source, _, share in (one.rpartition("=") for one in given)}
+    except ValueError:
+        raise UserError(f"Cannot read --quota {', '.join(given)}; write SOURCE=SHARE, e.g. abstracts=0.3.") from None
+
+
+def ids_of(path: Path | None) -> list[str]:
+    """Document ids of a text file, one a line."""
+    if path is None:
+        return []
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a list of document ids: {error}") from None

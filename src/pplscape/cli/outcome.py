@@ -29,7 +29,9 @@ from pplscape.cli.options import (
     StepTokens,
     WarmupTokens,
     band_of,
+    ids_of,
     pairs,
+    quotas_of,
 )
 from pplscape.training.schedule import Recipe
 
@@ -57,6 +59,10 @@ def select(
     band: Annotated[str | None, typer.Option(help="LO,HI quantiles for strategy band.")] = None,
     temperature: Annotated[float, typer.Option(help="Of strategy temperature.")] = 1.0,
     max_epochs: Annotated[float, typer.Option(help="Most repeats of a bin's tokens (allocate).")] = 1.0,
+    quota: Annotated[list[str] | None, typer.Option(help="SOURCE=SHARE of the budget; repeat for more.")] = None,
+    force: Annotated[Path | None, typer.Option(help="File of document ids to take whole, one a line.")] = None,
+    forbid: Annotated[Path | None, typer.Option(help="File of document ids never to take, one a line.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read the scores; default: all cores.")] = None,
     resamples: Annotated[int, typer.Option(help="How often the gate redoes the choice of the law; 0: no gate.")] = 200,
     corpus: Annotated[
         Path | None, typer.Option(help="The prepared folder: writes subset/ in the input's format.")
@@ -73,7 +79,8 @@ def select(
     stage(
         scores, strategy=strategy, budget=budget, out=out, law=law, form=form, runs=runs, columns=pairs(columns),
         target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
-        max_epochs=max_epochs, resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,
+        max_epochs=max_epochs, quotas=quotas_of(quota), forced=ids_of(force), forbidden=ids_of(forbid),
+        workers=workers, resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,
     )  # fmt: skip
 
 
