@@ -127,7 +127,7 @@ def test_the_largest_size_is_held_out(flat: RunTable) -> None:
 
 def test_forms_are_skipped_with_the_reason(flat: RunTable) -> None:
     assert obstacle(get_form("chinchilla"), flat)[0] == "needs n_params"
-    assert obstacle(get_form("paper"), flat.take(slice(0, 9)))[0] == "1 regimes; needs at least 5 that differ"
+    assert obstacle(get_form("paper"), flat.take(slice(0, 9)))[0] == "1 regimes; needs at least 6 that differ"
     few = flat.take([0, 1, 2, *range(9, 24)])
     assert obstacle(get_form("extended"), few)[0] == "6 regimes; needs at least 7 that differ"
     assert (

@@ -26,7 +26,8 @@ from pplscape.runs import Compositions, RunTable
 RUNS_A_PARAMETER = (2.0, 3.0)
 """Fewer runs per parameter than the first: the form is skipped; than the second: a warning."""
 SPARE_REGIMES = 2
-"""Regimes that a form should have beyond its terms of composition: one is left out in cross-validation."""
+"""Regimes that a form should have beyond its terms of composition, and must have one of: it is left out in
+cross-validation, and with none to spare 90 % intervals covered 85 % (quadratic, 8 trunks, noise 0.01 nats)."""
 MOST_EXCESS = 1.0
 """A simpler form is not preferred if its error exceeds the smallest by more than this share of it: one wild regime
 makes the standard error of a difference as large as the difference."""
@@ -128,8 +129,9 @@ def obstacle(form: Form, runs: RunTable) -> tuple[str | None, str | None]:
     if reason := form.unsuited(runs):
         return reason, None
     n_regimes = len(set(labels(runs, "regime")))
-    if form.uses_composition and n_regimes < max(4, form.composition_terms):
-        return f"{n_regimes} regimes; needs at least {max(4, form.composition_terms)} that differ", None
+    least = max(4, form.composition_terms + 1)
+    if form.uses_composition and n_regimes < least:
+        return f"{n_regimes} regimes; needs at least {least} that differ", None
     if form.uses_composition and alike(form, runs):
         return "all runs have the same composition; needs regimes that differ in mean and spread", None
     n_params, free = len(form.names(frame)), form.penalty(frame) is None
