@@ -129,7 +129,7 @@ def test_forms_are_skipped_with_the_reason(flat: RunTable) -> None:
     assert obstacle(get_form("chinchilla"), flat)[0] == "needs n_params"
     assert obstacle(get_form("paper"), flat.take(slice(0, 9)))[0] == "1 regimes; needs at least 6 that differ"
     few = flat.take([0, 1, 2, *range(9, 24)])
-    assert obstacle(get_form("extended"), few)[0] == "6 regimes; needs at least 7 that differ"
+    assert obstacle(get_form("extended"), few)[0] == "6 regimes; needs at least 8 that differ"
     assert (
         obstacle(get_form("extended"), flat.take([*range(0, 30, 3), *range(1, 6)]))[0]
         == "15 runs for 9 parameters; needs 27"
