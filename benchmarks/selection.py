@@ -126,14 +126,14 @@ def duckdb(folder: Path, scratch: Path | None) -> None:
 
     def run(out: Path) -> dict[str, Any]:
         connection = db.connect(config={"threads": THREADS, "temp_directory": str(out / "spill")})
-        budget = int(connection.sql(f"SELECT sum(length) FROM '{files}'").fetchone()[0] * SHARE)
+        budget = int(connection.execute(f"SELECT sum(length) FROM '{files}'").fetchall()[0][0] * SHARE)
         connection.sql(f"""
             COPY (SELECT doc_id, chunk_index, char_start, char_end, length, nll, source
                   FROM (SELECT *, sum(length) OVER (ORDER BY nll ROWS UNBOUNDED PRECEDING) AS cumulative
                         FROM (SELECT *, nll_sum / n_tokens AS nll FROM '{files}'))
                   WHERE cumulative <= {budget})
             TO '{out}/selected.parquet' (FORMAT parquet, COMPRESSION zstd)""")
-        tokens, chunks = connection.sql(f"SELECT sum(length), count(*) FROM '{out}/selected.parquet'").fetchone()
+        tokens, chunks = connection.execute(f"SELECT sum(length), count(*) FROM '{out}/selected.parquet'").fetchall()[0]
         return {"tokens": int(tokens), "budget": budget, "chunks": chunks, "version": db.__version__}
 
     measure("duckdb", rows, run, scratch)
