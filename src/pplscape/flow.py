@@ -167,10 +167,10 @@ def demo_config(quick: bool, limit_tokens: int | None = None) -> RunConfig:
     """The demo: the embedded model meets the Python sources and documentation of the running environment."""
     from pplscape.embedded.corpus import python_corpus
 
-    tokens = limit_tokens or (300_000 if quick else 1_100_000)
+    tokens = limit_tokens or (240_000 if quick else 1_100_000)
     small = {
         "budget": "32k", "pilots": {"tokens": 150_000, "designed": 5, "random_seeds": 3}, "arm_seeds": 2, "bins": 4,
-        "valid_tokens": 5_000, "test_tokens": 12_000, "general_tokens": 3_072, "bootstrap": 100,
+        "valid_tokens": 4_000, "test_tokens": 12_000, "general_tokens": 3_072, "bootstrap": 100,
         "training": {"warmup_tokens": 2048, "step_tokens": 1024},
     }  # fmt: skip
     full = {
