@@ -73,7 +73,7 @@ def count_parameters(model: str) -> int:
     """Parameters of a model from its configuration alone; nothing is loaded. 0 for a folder without one."""
     if Path(model).exists() and not (Path(model) / "config.json").exists():
         return 0
-    from pplscape.engines.transformers import load_model_config, n_parameters
+    from pplscape.engines.loading import load_model_config, n_parameters
 
     return n_parameters(load_model_config(model))
 

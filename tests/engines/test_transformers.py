@@ -12,6 +12,7 @@ import transformers
 
 from pplscape.engines import load_engine
 from pplscape.engines import transformers as module
+from pplscape.engines.learner import TransformersLearner
 from pplscape.engines.transformers import TransformersEngine
 from pplscape.errors import UserError
 
@@ -109,7 +110,7 @@ def test_bos_is_never_doubled(tiny_model_dir: Path) -> None:
 
 
 def test_training_reduces_loss_and_reset_restores_it(tiny_model_dir: Path) -> None:
-    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine = TransformersLearner(str(tiny_model_dir), dtype="float32")
     engine.reset()
     chunks = _chunks(len(engine.tokenizer))
     before = np.concatenate(engine.nll(chunks))
@@ -124,7 +125,7 @@ def test_a_step_weighs_tokens_not_batches(tiny_model_dir: Path) -> None:
     """Gradients of one step are the same whatever the micro-batches: losses are divided by all tokens of the step."""
     gradients = []
     for batch_tokens in (1, 10_000):
-        engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+        engine = TransformersLearner(str(tiny_model_dir), dtype="float32")
         engine.batch_tokens = batch_tokens
         engine.reset()
         engine.step(_chunks(len(engine.tokenizer)), 1e-3)
@@ -133,7 +134,7 @@ def test_a_step_weighs_tokens_not_batches(tiny_model_dir: Path) -> None:
 
 
 def test_snapshot_continues_exactly(tiny_model_dir: Path) -> None:
-    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine = TransformersLearner(str(tiny_model_dir), dtype="float32")
     engine.reset()
     chunks = _chunks(len(engine.tokenizer))
     engine.step(chunks, 1e-3)
@@ -144,7 +145,7 @@ def test_snapshot_continues_exactly(tiny_model_dir: Path) -> None:
 
 
 def test_saved_model_loads_in_plain_transformers(tiny_model_dir: Path, tmp_path: Path) -> None:
-    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine = TransformersLearner(str(tiny_model_dir), dtype="float32")
     engine.reset()
     chunk = _chunks(len(engine.tokenizer))[0]
     engine.step([chunk], 1e-2)
@@ -184,7 +185,7 @@ def test_a_classifier_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> No
 
 
 def test_a_chat_model_is_warned_about(tiny_model_dir: Path, tmp_path: Path) -> None:
-    engine = TransformersEngine(str(tiny_model_dir), train=True)
+    engine = TransformersLearner(str(tiny_model_dir))
     engine.tokenizer.chat_template = "{{ messages }}"
     engine.save(tmp_path)
     with pytest.warns(UserWarning, match="chat template"):
@@ -194,10 +195,10 @@ def test_a_chat_model_is_warned_about(tiny_model_dir: Path, tmp_path: Path) -> N
 def test_a_failed_step_leaves_nothing_behind(tiny_model_dir: Path) -> None:
     """After a step that diverged, reset gives the results of a fresh engine: no NaN gradients are carried on."""
     chunks = _chunks(400)
-    fresh = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    fresh = TransformersLearner(str(tiny_model_dir), dtype="float32")
     fresh.reset()
     expected = [fresh.step(chunks, 1e-3) for _ in range(2)]
-    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine = TransformersLearner(str(tiny_model_dir), dtype="float32")
     engine.reset()
     with torch.no_grad():
         next(engine.model.parameters()).fill_(float("nan"))
@@ -220,14 +221,14 @@ def test_a_bidirectional_model_is_refused(tiny_tokenizer_dir: Path, tmp_path: Pa
         TransformersEngine(str(tmp_path)).nll([np.array([5, 6, 7], np.int32)])
 
 
-@pytest.mark.parametrize(("dtype", "train"), [("fp16", False), ("float16", True)])
-def test_unusable_dtypes_are_refused(dtype: str, train: bool, tiny_model_dir: Path) -> None:
+@pytest.mark.parametrize(("dtype", "kind"), [("fp16", TransformersEngine), ("float16", TransformersLearner)])
+def test_unusable_dtypes_are_refused(dtype: str, kind: type[TransformersEngine], tiny_model_dir: Path) -> None:
     with pytest.raises(UserError, match="choose one of auto, float32"):
-        TransformersEngine(str(tiny_model_dir), dtype=dtype, train=train)
+        kind(str(tiny_model_dir), dtype=dtype)
 
 
 def test_other_weights_are_another_model(tiny_model_dir: Path, tmp_path: Path) -> None:
-    engine = TransformersEngine(str(tiny_model_dir), train=True, dtype="float32")
+    engine = TransformersLearner(str(tiny_model_dir), dtype="float32")
     engine.reset()
     engine.step(_chunks(400), 1e-2)
     engine.save(tmp_path / tiny_model_dir.name)

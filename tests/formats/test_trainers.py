@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import World
 
-from pplscape.engines import transformers as engine
+from pplscape.engines import learner as engine
 from pplscape.formats import trainers
 from pplscape.formats.trainers import TrainingRun, configurations
 from pplscape.stages.export import export

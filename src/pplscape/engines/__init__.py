@@ -18,8 +18,9 @@ def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -
         return FakeEngine(model)
     if name == "transformers":
         try:
+            from pplscape.engines.learner import TransformersLearner
             from pplscape.engines.transformers import TransformersEngine
         except ModuleNotFoundError as error:
             raise UserError(f"Scoring needs {error.name}; install it with: pip install pplscape") from error
-        return TransformersEngine(model, train=train, **options)
+        return (TransformersLearner if train else TransformersEngine)(model, **options)
     raise UserError(f"Unknown engine '{name}'; choose one of {', '.join(ENGINES)}.")

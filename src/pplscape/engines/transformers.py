@@ -1,4 +1,4 @@
-"""Scoring and training with any Hugging Face causal language model.
+"""Scoring with any Hugging Face causal language model.
 
 A row is BOS + context + chunk, padded on the right. Attention is causal, so padding needs no mask and chunks never see
 one another. The vocabulary head runs on slices of positions: the full [batch, length, vocabulary] logits never exist.
@@ -9,12 +9,10 @@ Shapes: B rows, T positions, N = scored positions of a batch, d hidden size, V v
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,17 +22,15 @@ from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
 from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
+from pplscape.engines.head import head_is_plain, head_logits
+from pplscape.engines.loading import cannot_load, load_model_config, n_parameters, weights_hash
 from pplscape.errors import UserError
-from pplscape.manifest import fingerprint, sha256_file
 from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
 
 LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 """Upper bound on the fp32 logits alive at once. On a CPU small enough for the caches and for malloc to reuse: 8 MiB
 score 1.65 times as fast as 128 MiB (fp32) and train as fast."""
-DTYPES = ("float32", "float16", "bfloat16")
-"""Training excludes float16: it would need loss scaling."""
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4096, 32768
-WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
 
 
 NO_IDS: Ids = np.empty(0, np.int32)
@@ -52,40 +48,25 @@ class Row:
         return len(self.ids) - self.start
 
 
-def _cannot_load(what: str, model: str, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"Cannot load the {what} of '{model}': {first_line} Give a Hugging Face id or a local folder with config.json."
-    )
-
-
-def default_dtype(device: str, train: bool) -> str:
-    """float32 for scoring on a CPU; bfloat16 on CUDA, and for training where the CPU multiplies in bfloat16."""
-    if device == "cuda":
-        return "bfloat16"
-    return "bfloat16" if train and torch.cpu._is_avx512_bf16_supported() else "float32"
-
-
 class TransformersEngine:
-    """See the module's docstring. `train=True` keeps fp32 weights and adds an AdamW optimiser.
+    """See the module's docstring; `TransformersLearner` adds training.
 
     `facts` need the configuration, the tokenizer and a hash of the weight files only; the weights are loaded at their
     first use, so a stage that has nothing to do never loads them.
     """
 
-    def __init__(
-        self, model: str, *, revision: str | None = None, dtype: str = "auto", bos: str = "auto", train: bool = False
-    ):
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
+
+    def __init__(self, model: str, *, revision: str | None = None, dtype: str = "auto", bos: str = "auto"):
         transformers.utils.logging.disable_progress_bar()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = default_dtype(self.device, train) if dtype == "auto" else dtype
-        self._source, self._revision, self._train = model, revision, train
+        dtype = self._default_dtype() if dtype == "auto" else dtype
+        self._source, self._revision = model, revision
         self.tokenizer = load_tokenizer(model, revision)
         if self.tokenizer.chat_template is not None:
             warnings.warn(f"{model} has a chat template: continual pre-training harms chat-tuned models.", stacklevel=2)
-        if dtype not in DTYPES or (train and dtype == "float16"):
-            allowed = ", ".join(d for d in DTYPES if not train or d != "float16")
-            raise UserError(f"dtype '{dtype}' cannot be used here; choose one of auto, {allowed}.")
+        if dtype not in self.dtypes:
+            raise UserError(f"dtype '{dtype}' cannot be used here; choose one of auto, {', '.join(self.dtypes)}.")
         self._compute = getattr(torch, dtype)
         config = load_model_config(model, revision)
         self.prefix = self._prefix(bos)
@@ -107,7 +88,12 @@ class TransformersEngine:
                 f"The tokenizer of {model} has {len(self.tokenizer)} tokens, its model only {vocabulary}; they do not "
                 "belong together."
             )
-        self.optimizer: torch.optim.Optimizer | None = None
+
+    def _default_dtype(self) -> str:
+        return "bfloat16" if self.device == "cuda" else "float32"
+
+    def _weights_dtype(self) -> torch.dtype:
+        return torch.float32 if self.device == "cpu" else self._compute
 
     @property
     def model(self) -> Any:
@@ -121,21 +107,14 @@ class TransformersEngine:
     @cached_property
     def _loaded(self) -> tuple[Any, bool]:
         """(network, whether its head can be computed in slices)."""
-        weights = torch.float32 if self._train or self.device == "cpu" else self._compute
         try:
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                self._source, revision=self._revision, dtype=weights, use_safetensors=True
+                self._source, revision=self._revision, dtype=self._weights_dtype(), use_safetensors=True
             )
         except (OSError, ValueError) as error:
-            raise UserError(_cannot_load("model", self._source, error)) from error
+            raise UserError(cannot_load("model", self._source, error)) from error
         loaded = loaded.to(self.device).eval()
         return loaded, head_is_plain(loaded, len(self.tokenizer))
-
-    @cached_property
-    def _base(self) -> Any:
-        """The base model's weights, taken at the first `reset`, before any step."""
-        assert self._train, "load with train=True"
-        return copy.deepcopy(self.model.state_dict())
 
     def _prefix(self, bos: str) -> list[int]:
         """BOS policy: `auto` takes BOS, else EOS, else nothing."""
@@ -227,105 +206,3 @@ class TransformersEngine:
                 max_new_tokens=length, pad_token_id=self.tokenizer.eos_token_id or 0,
             )  # fmt: skip
         return self.tokenizer.batch_decode(written[:, 1:], skip_special_tokens=True)
-
-    # ---- training ------------------------------------------------------------------------------------------------
-
-    def reset(self) -> None:
-        self.model.load_state_dict(self._base)
-        self.model.zero_grad(set_to_none=True)  # a step that failed leaves its gradients behind
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        plain = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
-
-    def step(self, chunks: Sequence[Ids], learning_rate: float) -> float:
-        assert self.optimizer is not None, "reset() first"
-        rows = [self._row(chunk) for chunk in chunks]
-        targets = sum(r.n_targets for r in rows)
-        total = 0.0
-        for batch in length_buckets([len(r.ids) for r in rows], self.batch_tokens):
-            with self._autocast():
-                loss = self._batch_nll([rows[i] for i in batch], train=True).sum() / targets
-            loss.backward()
-            total += loss.item()
-        if not np.isfinite(total):
-            raise FloatingPointError(f"training loss is {total}")
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total
-
-    def snapshot(self) -> Any:
-        assert self.optimizer is not None
-        return copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
-
-    def restore(self, snapshot: Any) -> None:
-        assert self.optimizer is not None
-        weights, optimizer = copy.deepcopy(snapshot)
-        self.model.load_state_dict(weights)
-        self.model.zero_grad(set_to_none=True)
-        self.optimizer.load_state_dict(optimizer)
-
-    def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder)
-
-
-def head_logits(model: Any, hidden_nd: torch.Tensor) -> torch.Tensor:
-    """The vocabulary head, with the scalings that Cohere, Granite and Gemma apply after it."""
-    config = model.config.get_text_config()
-    logits = model.get_output_embeddings()(hidden_nd)
-    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
-
-
-def head_is_plain(model: Any, n_vocabulary: int) -> bool:
-    """True if hidden states + `head_logits` reproduce the model's own logits; else the model's logits are used whole.
-
-    UserError if the model is not causal.
-    """
-    ids = torch.arange(1, 9, device=model.device)[None] % n_vocabulary
-    changed = ids.clone()
-    changed[0, -1] = (changed[0, -1] + 1) % n_vocabulary
-    with torch.inference_mode():
-        own = model(input_ids=ids, use_cache=False).logits.float()
-        other = model(input_ids=changed, use_cache=False).logits.float()
-        if not torch.allclose(own[:, :-1], other[:, :-1], atol=1e-2, rtol=1e-2):
-            raise UserError("This model is not causal: it sees later tokens, so its perplexities mean nothing.")
-        try:
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            ours = head_logits(model, hidden).float()
-        except (AttributeError, TypeError):
-            ours = own[:0]
-    same = ours.shape == own.shape and torch.allclose(ours, own, atol=1e-3, rtol=1e-3)
-    if not same:
-        warnings.warn("This architecture scales its logits in an unknown way: full logits are used.", stacklevel=4)
-    return same
-
-
-def load_model_config(model: str, revision: str | None = None) -> Any:
-    """The configuration of a model (hub id or local folder). UserError if there is none."""
-    try:
-        return transformers.AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(_cannot_load("model", model, error)) from error
-
-
-def n_parameters(config: Any) -> int:
-    """Parameters of the model of a configuration, tied ones once; nothing is allocated. UserError if none fits it."""
-    try:
-        with torch.device("meta"):
-            return sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters())
-    except ValueError as error:
-        raise UserError(f"{config.model_type} is not a causal language model: {str(error).splitlines()[0]}") from None
-
-
-def weights_hash(model: str, config: Any) -> str | None:
-    """What identifies the weights: see `EngineFacts.weights`."""
-    files = sorted(Path(model).glob("*.safetensors"))
-    if not files:
-        return getattr(config, "_commit_hash", None)
-    return fingerprint([sha256_file(f) for f in files])[:16]

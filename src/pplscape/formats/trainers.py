@@ -19,7 +19,7 @@ from pplscape.formats.content import Files
 from pplscape.training.schedule import Recipe
 
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
-"""As in `engines.transformers`, which is not imported for them: it needs torch."""
+"""As in `engines.learner`, which is not imported for them: it needs torch."""
 MICRO_BATCH = 8
 DATASET = "pplscape"
 
