@@ -1,0 +1,43 @@
+"""The vocabulary head: how hidden states become logits in the architectures we know."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from pplscape.errors import UserError
+
+
+def head_logits(model: Any, hidden_nd: torch.Tensor) -> torch.Tensor:
+    """The vocabulary head, with the scalings that Cohere, Granite and Gemma apply after it."""
+    config = model.config.get_text_config()
+    logits = model.get_output_embeddings()(hidden_nd)
+    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def head_is_plain(model: Any, n_vocabulary: int) -> bool:
+    """True if hidden states + `head_logits` reproduce the model's own logits; else the model's logits are used whole.
+
+    UserError if the model is not causal.
+    """
+    ids = torch.arange(1, 9, device=model.device)[None] % n_vocabulary
+    changed = ids.clone()
+    changed[0, -1] = (changed[0, -1] + 1) % n_vocabulary
+    with torch.inference_mode():
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        other = model(input_ids=changed, use_cache=False).logits.float()
+        if not torch.allclose(own[:, :-1], other[:, :-1], atol=1e-2, rtol=1e-2):
+            raise UserError("This model is not causal: it sees later tokens, so its perplexities mean nothing.")
+        try:
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            ours = head_logits(model, hidden).float()
+        except (AttributeError, TypeError):
+            ours = own[:0]
+    same = ours.shape == own.shape and torch.allclose(ours, own, atol=1e-3, rtol=1e-3)
+    if not same:
+        warnings.warn("This architecture scales its logits in an unknown way: full logits are used.", stacklevel=4)
+    return same
