@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from pplscape import schema
 from pplscape.engines import load_engine
-from pplscape.engines.base import Engine, Ids
+from pplscape.engines.base import Engine
 from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, StageFolder, read_manifest
 from pplscape.progress import Progress
+from pplscape.scoring import score_part
 from pplscape.stages.prepare import prepare
 from pplscape.text.prepared import Prepared
 
 VERSION = 3
-SLICE_CHUNKS = 1024
-"""Chunks scored between two signs of progress; batches are cut within a slice."""
 
 
 def score(
@@ -115,54 +111,6 @@ def _ledger(folder: StageFolder, parts: list[int], total: int) -> dict[str, Any]
         "in": out + lost, "out": out, "rejected": reasons,
         "tokens": {"in": total, "out": tokens_out, "rejected": total - tokens_out},
     }  # fmt: skip
-
-
-def score_part(
-    engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids] | None = None,
-    on_tokens: Callable[[int], None] = lambda tokens: None,
-) -> tuple[pa.Table, pa.Table]:  # fmt: skip
-    """(scores, rejected) of the chunks of one part, slice by slice; `on_tokens` is told the tokens of each."""
-    scores, rejected = [schema.SCORES.empty_table()], [schema.REJECTED.empty_table()]
-    for start in range(0, chunks.num_rows, SLICE_CHUNKS):
-        part = chunks.slice(start, SLICE_CHUNKS)
-        end = start + SLICE_CHUNKS
-        good, bad = _score_slice(engine, part, texts[start:end], contexts[start:end] if contexts else None)
-        scores.append(good)
-        rejected.append(bad)
-        on_tokens(pc.sum(part["length"]).as_py())
-    return pa.concat_tables(scores).combine_chunks(), pa.concat_tables(rejected).combine_chunks()
-
-
-def _score_slice(
-    engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids] | None
-) -> tuple[pa.Table, pa.Table]:
-    ids = engine.encode(texts)
-    lengths = np.asarray(chunks["length"])
-    agrees = np.array([len(i) == n for i, n in zip(ids, lengths, strict=True)], dtype=bool)
-    keep = np.flatnonzero(agrees)
-    values = engine.nll([ids[i] for i in keep], [contexts[i] for i in keep] if contexts else None)
-    sums = np.array([v.astype(np.float64).sum() for v in values])
-    n_tokens = np.array([len(v) for v in values], dtype=np.int32)
-    finite = np.isfinite(sums) & (n_tokens > 0)
-    good = keep[finite]
-    columns = {name: chunks[name].take(pa.array(good)) for name in chunks.column_names}
-    columns |= {"n_tokens": pa.array(n_tokens[finite], pa.int32()), "nll_sum": pa.array(sums[finite], pa.float64())}
-    scores = pa.table({f.name: columns[f.name] for f in schema.SCORES}, schema=schema.SCORES)
-    rejected = [(int(i), "token_count_changed", f"cut with {lengths[i]} tokens, encoded to {len(ids[i])}")
-                for i in np.flatnonzero(~agrees)]  # fmt: skip
-    rejected += [(int(i), "not_finite", "the model's log-likelihood is not finite") for i in keep[~finite]]
-    return scores, _rejected_table(chunks, rejected)
-
-
-def _rejected_table(chunks: pa.Table, rejected: list[tuple[int, str, str]]) -> pa.Table:
-    rows = [
-        {
-            "doc_id": chunks["doc_id"][i].as_py(), "chunk_index": chunks["chunk_index"][i].as_py(),
-            "path": "", "row": -1, "reason": reason, "detail": detail, "length": chunks["length"][i].as_py(),
-        }
-        for i, reason, detail in sorted(rejected)
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=schema.REJECTED)
 
 
 def read_facts(scores: Path) -> dict[str, Any]:
