@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from pplscape.engines.base import length_buckets
 from pplscape.engines.fake import FakeEngine
 from pplscape.training.evaluate import measure
-from pplscape.training.loop import Progressed, Replay, steps_of, train_constant, train_cooldown, train_run
+from pplscape.training.loop import (
+    Progressed,
+    Replay,
+    batches_of,
+    constant_steps,
+    cooldown_steps,
+    run_steps,
+    train_steps,
+)  # fmt: skip
 from pplscape.training.schedule import Recipe
 
 RECIPE = Recipe(learning_rate=1.0, warmup_tokens=400, cooldown_share=0.25, step_tokens=100)
@@ -31,7 +39,7 @@ def test_learning_rate_known_values() -> None:
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 200))
 def test_steps_drop_no_token_and_end_at_most_one_chunk_late(lengths: list[int], step_tokens: int) -> None:
     chunks = [np.zeros(n, np.int32) for n in lengths]
-    steps = list(steps_of(chunks, step_tokens))
+    steps = list(batches_of(chunks, step_tokens))
     assert [len(c) for s in steps for c in s] == lengths
     for step in steps[:-1]:
         total = sum(len(c) for c in step)
@@ -51,11 +59,20 @@ def _chunks(n: int, vocabulary: int, seed: int = 0) -> list[np.ndarray]:
     return [np.cumsum(rng.integers(1, 3, 40)).astype(np.int32) % vocabulary for _ in range(n)]
 
 
+def _train_run(
+    learner: FakeEngine, chunks: list[np.ndarray], recipe: Recipe, replay: Replay | None = None
+) -> Progressed:
+    learner.reset()
+    at = Progressed()
+    train_steps(learner, run_steps(chunks, recipe), recipe, at, replay)
+    return at
+
+
 def test_a_run_counts_every_token_and_learns(tiny_tokenizer_dir: Path) -> None:
     learner = FakeEngine(str(tiny_tokenizer_dir))
     chunks = _chunks(30, 50)
     before = np.concatenate(learner.nll(chunks)).mean()
-    at = train_run(learner, chunks, RECIPE)
+    at = _train_run(learner, chunks, RECIPE)
     assert at.tokens == 30 * 40
     assert at.steps[-1]["tokens"] == 1200
     assert np.concatenate(learner.nll(chunks)).mean() < before - 1
@@ -68,22 +85,22 @@ def test_trunk_with_branch_equals_a_separate_run(tiny_tokenizer_dir: Path) -> No
     """A branch off the trunk and a run of its own over the same chunks end in the same weights."""
     chunks = _chunks(20, 50)
     alone = FakeEngine(str(tiny_tokenizer_dir))
-    train_run(alone, chunks, RECIPE)
+    _train_run(alone, chunks, RECIPE)
     branched = FakeEngine(str(tiny_tokenizer_dir))
     branched.reset()
     at = Progressed()
-    train_constant(branched, chunks[:15], RECIPE, at)
+    train_steps(branched, constant_steps(chunks[:15], RECIPE, 0), RECIPE, at)
     trunk = branched.snapshot()
-    train_cooldown(branched, chunks[15:], RECIPE, at.copy())
+    train_steps(branched, cooldown_steps(chunks[15:], RECIPE, at.tokens), RECIPE, at.copy())
     np.testing.assert_array_equal(alone.counts, branched.counts)
     branched.restore(trunk)
-    train_constant(branched, chunks[15:], RECIPE, at)
+    train_steps(branched, constant_steps(chunks[15:], RECIPE, at.tokens), RECIPE, at)
     assert at.tokens == 800
 
 
 def test_replay_takes_its_share_and_is_not_counted_as_domain_tokens(tiny_tokenizer_dir: Path) -> None:
     recipe = Recipe(learning_rate=1.0, warmup_tokens=0, cooldown_share=0.25, step_tokens=100, replay_share=0.5)
-    at = train_run(FakeEngine(str(tiny_tokenizer_dir)), _chunks(10, 50), recipe, Replay(_chunks(3, 50, seed=1)))
+    at = _train_run(FakeEngine(str(tiny_tokenizer_dir)), _chunks(10, 50), recipe, Replay(_chunks(3, 50, seed=1)))
     assert at.tokens == 400
     assert 400 <= at.replay_tokens < 400 + 40 * len(at.steps)
 

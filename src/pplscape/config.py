@@ -41,9 +41,11 @@ class Training(_Strict):
 
     learning_rate: float = Field(default=Recipe.learning_rate, gt=0)
     warmup_tokens: int = Field(default=Recipe.warmup_tokens, ge=0)
-    cooldown_share: float = Field(default=Recipe.cooldown_share, gt=0, lt=1)
+    cooldown_share: float = Field(default=Recipe.cooldown_share, gt=0, le=1)
     step_tokens: int = Field(default=Recipe.step_tokens, gt=0)
     replay_share: float = Field(default=Recipe.replay_share, ge=0, lt=1)
+    decay: Literal["sqrt", "cosine"] = "sqrt"
+    lora_rank: int = Field(default=Recipe.lora_rank, ge=0)
 
     def recipe(self) -> Recipe:
         return Recipe(**self.model_dump())

@@ -19,6 +19,7 @@ class Progress:
 
     def __init__(self, label: str, total: int):
         self.label, self.total, self.done = label, total, 0
+        self._skipped = 0
         self._start = self._last = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
@@ -33,8 +34,13 @@ class Progress:
             self._last = now
             self._write(now)
 
+    def skip(self, tokens: int) -> None:
+        """`tokens` were done before this start; they count as done, not as speed."""
+        self.done += tokens
+        self._skipped = tokens
+
     def _write(self, now: float) -> None:
-        rate = self.done / max(1e-9, now - self._start)
+        rate = (self.done - self._skipped) / max(1e-9, now - self._start)
         left = (self.total - self.done) / rate if rate else 0.0
         share = 100 * self.done / self.total if self.total else 100
         done = f"{share:3.0f} %  {self.done:,} of {self.total:,} tokens"
@@ -46,6 +52,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         if kind is None and self.done:
             seconds = time.monotonic() - self._start
-            rate = self.done / max(1e-9, seconds)
-            line = f"{self.label}: {self.done:,} tokens in {seconds:.1f} s ({rate:,.0f} tokens/s)"
+            new = self.done - self._skipped
+            rate = new / max(1e-9, seconds)
+            line = f"{self.label}: {new:,} tokens in {seconds:.1f} s ({rate:,.0f} tokens/s)"
             print(f"\r{line:<78}" if self._terminal else line, file=sys.stderr, flush=True)

@@ -83,13 +83,56 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(
     }  # fmt: skip
 
 
+def test_what_fails_once_is_tried_again_from_the_last_size(
+    bench: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = _pilot(bench, tmp_path / "undisturbed")
+    real, calls = FakeEngine.step, [0]
+
+    def breaks_once(self: FakeEngine, chunks: Any, learning_rate: float) -> dict[str, float]:
+        calls[0] += 1
+        if calls[0] == 25:
+            raise RuntimeError("a device was lost")
+        return real(self, chunks, learning_rate)
+
+    monkeypatch.setattr(FakeEngine, "step", breaks_once)
+    with pytest.warns(UserWarning, match="tried once more"):
+        assert _pilot(bench, tmp_path / "disturbed") == undisturbed
+    monkeypatch.setattr(FakeEngine, "step", lambda *_: (_ for _ in ()).throw(RuntimeError("a device is lost")))
+    with pytest.warns(UserWarning, match="tried once more"):
+        rows = _pilot(bench, tmp_path / "lost")
+    assert {(r["status"], r["reason"]) for r in rows} == {("failed", "RuntimeError: a device is lost")}
+
+
+def test_a_killed_pilot_goes_on_after_its_last_size(
+    bench: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = _pilot(bench, tmp_path / "undisturbed")
+    real, steps = FakeEngine.step, [0]
+
+    def killed(self: FakeEngine, chunks: Any, learning_rate: float) -> dict[str, float]:
+        steps[0] += 1
+        if steps[0] == 25:
+            raise KeyboardInterrupt
+        return real(self, chunks, learning_rate)
+
+    monkeypatch.setattr(FakeEngine, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _pilot(bench, tmp_path / "killed")
+    (state,) = (tmp_path / "killed.partial/checkpoints").iterdir()
+    (newest,) = state.glob("step-*")
+    assert json.loads((newest / "progress.json").read_text())["rows"]
+    assert _pilot(bench, tmp_path / "killed") == undisturbed
+    assert not (tmp_path / "killed/checkpoints").exists()
+
+
 def test_a_bug_is_not_taken_for_a_failed_run(
     bench: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(pilot_module, "train_constant", broken)
+    monkeypatch.setattr(pilot_module, "train_steps", broken)
     with pytest.raises(KeyError):
         _pilot(bench, tmp_path / "pilots")
 

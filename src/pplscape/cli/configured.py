@@ -15,7 +15,8 @@ from pplscape.config import parse_part, read_yaml, with_overrides
 NESTED = {
     "learning_rate": "training.learning_rate", "warmup_tokens": "training.warmup_tokens",
     "cooldown_share": "training.cooldown_share", "step_tokens": "training.step_tokens",
-    "replay_share": "training.replay_share", "pilot_tokens": "pilots.tokens", "designed": "pilots.designed",
+    "replay_share": "training.replay_share", "decay": "training.decay", "lora_rank": "training.lora_rank",
+    "pilot_tokens": "pilots.tokens", "designed": "pilots.designed",
     "random_seeds": "pilots.random_seeds", "form": "forms",
 }  # fmt: skip
 """Where an option stands in the configuration, if not at the top under its own name."""

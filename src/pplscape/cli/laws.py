@@ -13,11 +13,13 @@ from pplscape.cli.options import (
     Bos,
     Budget,
     CooldownShare,
+    Decay,
     DryRun,
     Dtype,
     Engine,
     General,
     LearningRate,
+    LoraRank,
     Model,
     Out,
     Overwrite,
@@ -51,6 +53,8 @@ def plan(
     cooldown_share: CooldownShare = Recipe.cooldown_share,
     step_tokens: StepTokens = Recipe.step_tokens,
     replay_share: ReplayShare = Recipe.replay_share,
+    decay: Decay = Recipe.decay,
+    lora_rank: LoraRank = Recipe.lora_rank,
     n_params: Annotated[int | None, typer.Option(help="Parameters of the model, for the FLOPs.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -65,7 +69,7 @@ def plan(
     from pplscape.stages.plan import plan as stage
     from pplscape.stages.plan import summary
 
-    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share)
+    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share, decay, lora_rank)
     path = stage(
         landscape, budget=budget, pilot_tokens=parse_budget(pilot_tokens, 0), out=out, designed=designed,
         random_seeds=random_seeds, recipe=recipe, n_params=n_params, runs=runs, seed=seed, overwrite=overwrite,

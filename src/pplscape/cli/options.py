@@ -32,6 +32,8 @@ WarmupTokens = Annotated[int, typer.Option("--warmup-tokens")]
 CooldownShare = Annotated[float, typer.Option("--cooldown-share", help="Share of a run's tokens in its cooldown.")]
 StepTokens = Annotated[int, typer.Option("--step-tokens", help="Domain tokens per optimiser step.")]
 ReplayShare = Annotated[float, typer.Option("--replay-share", help="Share of trained tokens that is general text.")]
+Decay = Annotated[str, typer.Option("--decay", help="Shape of the cooldown: sqrt (1 - sqrt) or cosine.")]
+LoraRank = Annotated[int, typer.Option("--lora-rank", help="Train adapters of this rank; 0 trains every weight.")]
 
 
 def pairs(text: str | None) -> dict[str, str] | None:

@@ -15,11 +15,13 @@ from pplscape.cli.options import (
     ChunkTokens,
     CooldownShare,
     Corpus,
+    Decay,
     DryRun,
     Dtype,
     Engine,
     General,
     LearningRate,
+    LoraRank,
     Model,
     Out,
     Overwrite,
@@ -130,6 +132,15 @@ def train(
     cooldown_share: CooldownShare = Recipe.cooldown_share,
     step_tokens: StepTokens = Recipe.step_tokens,
     replay_share: ReplayShare = Recipe.replay_share,
+    decay: Decay = Recipe.decay,
+    lora_rank: LoraRank = Recipe.lora_rank,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations again: less memory, more time.")
+    ] = False,
+    tracker: Annotated[
+        str, typer.Option(help="none, wandb, mlflow, trackio or tensorboard; train.jsonl is always written.")
+    ] = "none",
+    checkpoint_seconds: Annotated[float, typer.Option(help="Between checkpoints: what a kill costs at most.")] = 600,
     general: General = None,
     engine: Engine = "transformers",
     revision: Revision = None,
@@ -147,10 +158,11 @@ def train(
         return dry("train", [subset], out, model_cost(model, tokens or selected_tokens(subset), True))
     from pplscape.stages.train import train as stage
 
-    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share)
+    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share, decay, lora_rank)
     stage(
         subset, model=model_path(model), out=out, corpus=corpus, tokens=tokens, recipe=recipe, general=general,
         engine=engine, revision=revision, dtype=dtype, bos=bos, chunk_tokens=chunk_tokens, seed=seed,
+        tracker=tracker, gradient_checkpointing=gradient_checkpointing, checkpoint_seconds=checkpoint_seconds,
         overwrite=overwrite,
     )  # fmt: skip
 

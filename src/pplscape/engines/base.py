@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,8 +63,11 @@ class Learner(Engine, Protocol):
         """Back to the base model, with a fresh optimiser."""
         ...
 
-    def step(self, chunks: Sequence[Ids], learning_rate: float) -> float:
-        """One optimiser step on all chunks (token-weighted); returns their mean NLL before the step."""
+    def step(self, chunks: Sequence[Ids], learning_rate: float) -> dict[str, float]:
+        """One optimiser step on all chunks (token-weighted); `loss`: their mean NLL before it, in nats.
+
+        FloatingPointError when the loss or its gradient is not finite; the weights are then unchanged.
+        """
         ...
 
     def snapshot(self) -> Any:
@@ -71,6 +75,12 @@ class Learner(Engine, Protocol):
         ...
 
     def restore(self, snapshot: Any) -> None: ...
+
+    def save_state(self, folder: Path) -> None:
+        """Weights and optimiser state as files, for `load_state` in another process."""
+        ...
+
+    def load_state(self, folder: Path) -> None: ...
 
     def save(self, folder: Any) -> None:
         """Write the model so that it can be loaded by the same engine."""

@@ -59,17 +59,23 @@ class FakeEngine:
     def reset(self) -> None:
         self.counts = self._base.copy()
 
-    def step(self, chunks: Sequence[Ids], learning_rate: float) -> float:
+    def step(self, chunks: Sequence[Ids], learning_rate: float) -> dict[str, float]:
         loss = float(np.concatenate(self.nll(chunks)).mean())
         for chunk in chunks:
             np.add.at(self.counts, (np.concatenate([[0], chunk[:-1]]), chunk), COUNTS_PER_LEARNING_RATE * learning_rate)
-        return loss
+        return {"loss": loss}
 
     def snapshot(self) -> Any:
         return self.counts.copy()
 
     def restore(self, snapshot: Any) -> None:
         self.counts = snapshot.copy()
+
+    def save_state(self, folder: Path) -> None:
+        np.save(folder / "counts.npy", self.counts)
+
+    def load_state(self, folder: Path) -> None:
+        self.counts = np.load(folder / "counts.npy")
 
     def save(self, folder: Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)

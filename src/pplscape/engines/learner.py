@@ -1,4 +1,9 @@
-"""Training any Hugging Face causal language model: fp32 weights, AdamW, autocast to the compute dtype."""
+"""Training any Hugging Face causal language model: fp32 weights, AdamW, autocast to the compute dtype.
+
+All weights, or (`lora_rank`) low-rank adapters of every linear layer beside frozen ones. Dropout is off: pilots and
+arms differ by their data alone. One step may be computed in any number of micro-batches: their losses are sums over
+the tokens of the whole step, so its gradient is that of the mean over all its tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +15,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from pplscape.engines.base import Ids, length_buckets
-from pplscape.engines.transformers import TransformersEngine
+from pplscape.engines.transformers import Row, TransformersEngine
+from pplscape.errors import UserError
 
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
+LORA_SEED = 0
+"""Of the adapters' first weights: the same for every run that is compared."""
 
 
 class TransformersLearner(TransformersEngine):
-    """A `TransformersEngine` that can be trained; its weights are fp32 on every device."""
+    """A `TransformersEngine` that can be trained; its weights are fp32 on every device.
+
+    `gradient_checkpointing`: activations are computed again in the backward pass, for models that would not fit.
+    """
 
     dtypes = ("float32", "bfloat16")
 
-    def __init__(self, model: str, *, revision: str | None = None, dtype: str = "auto", bos: str = "auto"):
+    def __init__(
+        self, model: str, *, revision: str | None = None, dtype: str = "auto", bos: str = "auto", lora_rank: int = 0,
+        gradient_checkpointing: bool = False,
+    ):  # fmt: skip
         super().__init__(model, revision=revision, dtype=dtype, bos=bos)
+        self._lora_rank, self._recompute = lora_rank, gradient_checkpointing
         self.optimizer: torch.optim.Optimizer | None = None
 
     def _default_dtype(self) -> str:
@@ -35,48 +52,147 @@ class TransformersLearner(TransformersEngine):
         return torch.float32
 
     @cached_property
+    def _loaded(self) -> tuple[Any, bool]:
+        network, plain = super()._loaded
+        if self._recompute:
+            no_dropout(network)
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return network, plain
+
+    @cached_property
+    def _adapters(self) -> Any:
+        """The network with its adapters, as peft wraps it; its layers are replaced in place."""
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ModuleNotFoundError:
+            raise UserError(
+                "Training adapters needs peft; install it with: pip install 'pplscape[lora]', or set lora_rank to 0."
+            ) from None
+        config = LoraConfig(
+            r=self._lora_rank, lora_alpha=2 * self._lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(LORA_SEED)
+            return get_peft_model(self.model, config)
+
+    @cached_property
     def _base(self) -> Any:
-        """The base model's weights, taken at the first `reset`, before any step."""
-        return copy.deepcopy(self.model.state_dict())
+        """The weights before any step."""
+        if self._lora_rank:
+            self._adapters  # noqa: B018 - puts the adapters in
+        return copy.deepcopy(self._trained_state())
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _trained_state(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach() for name, p in self._trained().items()}
 
     def reset(self) -> None:
-        self.model.load_state_dict(self._base)
-        self.model.zero_grad(set_to_none=True)  # a step that failed leaves its gradients behind
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        plain = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+        self._put(self._base)
+        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for parameter in self._trained().values():
+            groups[parameter.dim() > 1].append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": groups[True], "weight_decay": WEIGHT_DECAY}, {"params": groups[False], "weight_decay": 0.0}],
+            lr=0.0, betas=BETAS, fused=True,
+        )  # fmt: skip
 
-    def step(self, chunks: Sequence[Ids], learning_rate: float) -> float:
+    def _put(self, state: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._trained().items():
+                parameter.copy_(state[name])
+        self.model.zero_grad(set_to_none=True)  # a step that failed leaves its gradients behind
+
+    def step(self, chunks: Sequence[Ids], learning_rate: float) -> dict[str, float]:
         assert self.optimizer is not None, "reset() first"
         rows = [self._row(chunk) for chunk in chunks]
-        targets = sum(r.n_targets for r in rows)
-        total = 0.0
-        for batch in length_buckets([len(r.ids) for r in rows], self.batch_tokens):
-            with self._autocast():
-                loss = self._batch_nll([rows[i] for i in batch], train=True).sum() / targets
-            loss.backward()
-            total += loss.item()
-        if not np.isfinite(total):
-            raise FloatingPointError(f"training loss is {total}")
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        self.model.train(self._recompute)  # transformers recomputes in training mode only
+        try:
+            loss = self._accumulate(rows)
+        finally:
+            self.model.eval()
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trained().values(), CLIP_NORM))
+        if not np.isfinite([loss, norm]).all():
+            self.model.zero_grad(set_to_none=True)
+            raise FloatingPointError(f"training loss is {loss}, its gradient's norm {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return total
+        return {"loss": loss, "gradient_norm": norm}
+
+    def _accumulate(self, rows: list[Row]) -> float:
+        """Gradients of the mean loss over all targets of a step, by micro-batches; out of memory: of half the size."""
+        targets = sum(r.n_targets for r in rows)
+        while True:
+            try:
+                return sum(
+                    self._backward([rows[i] for i in batch], targets)
+                    for batch in length_buckets([len(r.ids) for r in rows], self.batch_tokens)
+                )
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or self.batch_tokens <= max(len(r.ids) for r in rows):
+                    raise
+            self.batch_tokens //= 2
+            self.model.zero_grad(set_to_none=True)
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+
+    def _backward(self, rows: list[Row], targets: int) -> float:
+        with self._autocast():
+            loss = self._batch_nll(rows, train=True).sum() / targets
+        loss.backward()
+        return loss.item()
 
     def snapshot(self) -> Any:
         assert self.optimizer is not None
-        return copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+        return copy.deepcopy((self._trained_state(), self.optimizer.state_dict()))
 
     def restore(self, snapshot: Any) -> None:
         assert self.optimizer is not None
         weights, optimizer = copy.deepcopy(snapshot)
-        self.model.load_state_dict(weights)
-        self.model.zero_grad(set_to_none=True)
+        self._put(weights)
         self.optimizer.load_state_dict(optimizer)
 
+    def save_state(self, folder: Path) -> None:
+        assert self.optimizer is not None
+        slots = {
+            f"{slot}/{name}": value.contiguous()
+            for name, parameter in self._trained().items()
+            for slot, value in self.optimizer.state[parameter].items()
+        }
+        save_file({k: v.contiguous() for k, v in self._trained_state().items()}, folder / "weights.safetensors")
+        save_file(slots, folder / "optimizer.safetensors", {"batch_tokens": str(self.batch_tokens)})
+
+    def load_state(self, folder: Path) -> None:
+        self.reset()
+        assert self.optimizer is not None
+        self._put(load_file(folder / "weights.safetensors", device=self.device))
+        trained = self._trained()
+        with safe_open(folder / "optimizer.safetensors", "pt", device=self.device) as stored:
+            self.batch_tokens = int(stored.metadata()["batch_tokens"])
+            for key in stored.keys():  # noqa: SIM118 - not a mapping
+                slot, _, name = key.partition("/")
+                self.optimizer.state[trained[name]][slot] = stored.get_tensor(key)
+
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder, safe_serialization=True)
+        """Plain transformers load it: adapters are merged into the weights."""
+        network = copy.deepcopy(self._adapters).merge_and_unload() if self._lora_rank else self.model
+        network.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """True for the errors with which torch says that memory is out, on either device."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def no_dropout(network: torch.nn.Module) -> None:
+    """Training mode without its randomness."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

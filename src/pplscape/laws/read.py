@@ -287,7 +287,21 @@ def _check(runs: RunTable, path: Path) -> None:
         warnings.append("Fewer than 4 regimes say nothing of composition; add pilots of other mean and spread.")
     if runs.domain_share is not None and np.ptp(runs.domain_share) > 1e-9:
         warnings.append("Runs with different replay shares are mixed; only the form dcpt can compare their losses.")
-    if len({str(s) for s in runs.meta.get("schedule", [])}) > 1:
+    schedules = {str(s) for s in runs.meta.get("schedule", [])}
+    if len({bool(_recipe(s).get("lora_rank")) for s in schedules}) > 1:
+        raise UserError(
+            "Runs of adapters (LoRA) and of all weights are mixed; they follow different laws: fit each apart."
+        )
+    if len(schedules) > 1:
         warnings.append("Runs with different schedules are mixed; fit annealed and un-annealed losses apart.")
     if runs.base_loss is not None and np.ptp(runs.base_loss) > 0.01 * np.median(runs.base_loss):
         warnings.append("base_loss differs between runs; its median is used.")
+
+
+def _recipe(schedule: str) -> dict[str, Any]:
+    """The recipe a schedule names; {} for a user's own words."""
+    try:
+        found = json.loads(schedule)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 
 from pplscape.design import Regime, Trunk, draw_trunk
 from pplscape.draw.pool import Pool
-from pplscape.engines import load_engine
+from pplscape.engines import load_learner
 from pplscape.engines.base import Learner
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, read_json, read_manifest
@@ -20,8 +22,9 @@ from pplscape.progress import Progress
 from pplscape.statistics import Bins, moments, on_scale
 from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
+from pplscape.training.checkpoint import Checkpoints
 from pplscape.training.evaluate import TextLoss
-from pplscape.training.loop import Progressed, Replay, Report, train_constant, train_cooldown
+from pplscape.training.loop import Progressed, Replay, Report, constant_steps, cooldown_steps, train_steps
 from pplscape.training.schedule import Recipe
 from pplscape.training.texts import chunk_ids, heldout_from_files, heldout_of, read_general
 
@@ -41,7 +44,8 @@ def pilot(
     input files whose loss shows forgetting (and that replay draws from).
     """
     content = read_json(Path(plan) / "plan.json", f"plan LANDSCAPE --budget T --pilot-tokens N --out {plan}")
-    learner = load_engine(engine, model, train=True, dtype=dtype, revision=revision, bos=bos)
+    recipe = Recipe(**content["recipe"])
+    learner = load_learner(engine, model, recipe, dtype=dtype, revision=revision, bos=bos)
     check_scores(Path(scores), learner)
     inputs: dict[str, Path | str] = {"plan": Path(plan), "scores": Path(scores), "corpus": Path(corpus)}
     inputs |= identities("general", general) | identities("heldout", heldout)
@@ -124,8 +128,11 @@ def _run_all(bench: Bench, folder: StageFolder) -> None:
         for regime in regimes:
             name = f"trunks/{regime.group}.jsonl"
             if not folder.has(name):
-                folder.write_jsonl(name, run_trunk(bench, regime, progress))
+                checkpoints = Checkpoints(folder.partial / "checkpoints" / regime.group)
+                folder.write_jsonl(name, run_trunk(bench, regime, checkpoints, progress))
+                checkpoints.clear()
             rows += [json.loads(line) for line in (folder.path / name).read_text().splitlines()]
+    shutil.rmtree(folder.partial / "checkpoints", ignore_errors=True)
     folder.write_jsonl("runs.jsonl", rows)
     failed = sum(r["status"] != "ok" for r in rows)
     folder.finish({"in": len(rows), "out": len(rows) - failed, "rejected": {"failed": failed} if failed else {}})
@@ -137,32 +144,56 @@ def regime_of(row: dict[str, Any]) -> Regime:
     return Regime(row["name"], row["kind"], row["seed"], shares, row["target_mean"], row["target_std"])
 
 
-def run_trunk(bench: Bench, regime: Regime, progress: Progress) -> list[dict[str, Any]]:
-    """One row per size: the trunk at a constant rate, a cooldown branch at each size. A failure ends the trunk."""
-    trunk, learner = bench.draw(regime), bench.learner
-    learner.reset()
-    at, replay, rows = Progressed(), bench.replay(), []
-    failure: str | None = None
-    for size in range(len(bench.plan["sizes"])):
-        row = describe(bench, regime, trunk, size)
-        if failure is None:
-            try:
-                row |= _train_size(bench, trunk, size, at, replay, progress.add)
-            except (FloatingPointError, MemoryError, RuntimeError) as error:
-                failure = f"{type(error).__name__}: {error}"
-        if failure is not None:
-            row |= {"status": "failed", "reason": failure}
-        rows.append(row)
+def run_trunk(bench: Bench, regime: Regime, checkpoints: Checkpoints, progress: Progress) -> list[dict[str, Any]]:
+    """One row per size. What fails is tried once more, from the last size that went well, unless it must fail again;
+    then the sizes that are left are recorded as failed, with the reason."""
+    try:
+        return _sizes(bench, regime, checkpoints, progress)
+    except (MemoryError, RuntimeError) as error:
+        warnings.warn(f"Pilot {regime.group} failed ({error}); it is tried once more.", stacklevel=2)
+    except FloatingPointError as error:  # the same numbers would come again
+        return _rest_failed(bench, regime, checkpoints, error)
+    try:
+        return _sizes(bench, regime, checkpoints, progress)
+    except (FloatingPointError, MemoryError, RuntimeError) as error:
+        return _rest_failed(bench, regime, checkpoints, error)
+
+
+def _sizes(bench: Bench, regime: Regime, checkpoints: Checkpoints, progress: Progress) -> list[dict[str, Any]]:
+    """The trunk at a constant rate, a cooldown branch at each size; goes on after the last size stored."""
+    trunk, replay = bench.draw(regime), bench.replay()
+    found = checkpoints.load(bench.learner)
+    if found is None:
+        bench.learner.reset()
+    first, stored = found or (0, {"rows": [], "tokens": 0, "replay_tokens": 0, "position": 0})
+    at, rows = Progressed(stored["tokens"], stored["replay_tokens"]), list(stored["rows"])
+    if replay:
+        replay.position = stored["position"]
+    for size in range(first, len(bench.plan["sizes"])):
+        measured = _train_size(bench, trunk, size, at, replay, progress.add)
+        rows.append(describe(bench, regime, trunk, size) | measured)
+        progressed = {"rows": rows, "tokens": at.tokens, "replay_tokens": at.replay_tokens}
+        checkpoints.save(bench.learner, size + 1, {**progressed, "position": replay.position if replay else 0})
     return rows
+
+
+def _rest_failed(bench: Bench, regime: Regime, checkpoints: Checkpoints, error: Exception) -> list[dict[str, Any]]:
+    found = checkpoints.progress()
+    rows = list(found["rows"]) if found else []
+    trunk = bench.draw(regime)
+    failed = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    sizes = range(len(rows), len(bench.plan["sizes"]))
+    return rows + [describe(bench, regime, trunk, size) | failed for size in sizes]
 
 
 def _train_size(
     bench: Bench, trunk: Trunk, size: int, at: Progressed, replay: Replay | None, report: Report
 ) -> dict[str, Any]:
     learner, recipe = bench.learner, bench.recipe
-    train_constant(learner, _ids(bench, trunk.segments[size]), recipe, at, replay, report)
+    segment, cooldown = _ids(bench, trunk.segments[size]), _ids(bench, trunk.branches[size])
+    train_steps(learner, constant_steps(segment, recipe, at.tokens), recipe, at, replay, report)
     snapshot, branch = learner.snapshot(), at.copy()
-    train_cooldown(learner, _ids(bench, trunk.branches[size]), recipe, branch, replay, report)
+    train_steps(learner, cooldown_steps(cooldown, recipe, branch.tokens), recipe, branch, replay, report)
     domain, general = bench.measure()
     learner.restore(snapshot)
     if not np.isfinite([domain.loss, general.loss if general else 0.0]).all():

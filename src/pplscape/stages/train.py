@@ -14,18 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pplscape.draw.permanent import uniforms
-from pplscape.engines import load_engine
+from pplscape.engines import load_learner
 from pplscape.engines.base import Ids, Learner
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, cannot_write
-from pplscape.progress import Progress
 from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
-from pplscape.training.loop import Replay, train_run
+from pplscape.training.checkpoint import CHECKPOINT_SECONDS, Checkpoints
+from pplscape.training.loop import Progressed
+from pplscape.training.run import Run
 from pplscape.training.schedule import Recipe
 from pplscape.training.texts import chunk_ids, heldout_from_files, read_general, with_repeats
+from pplscape.training.tracker import open_tracker
 
-VERSION = 1
+VERSION = 2
 ORDER_STREAM = 9_001
 """Seed offset of the uniforms that order the training chunks."""
 
@@ -34,15 +36,21 @@ def train(
     subset: Path | str, *, model: str, out: Path | str, corpus: Path | str | None = None, tokens: int | None = None,
     recipe: Recipe | None = None, general: Sequence[str] | None = None, engine: str = "transformers",
     revision: str | None = None, dtype: str = "auto", bos: str = "auto", chunk_tokens: int = 512, seed: int = 0,
+    tracker: str = "none", gradient_checkpointing: bool = False, checkpoint_seconds: float = CHECKPOINT_SECONDS,
     overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/model/ (safetensors + tokenizer) and OUT/train.jsonl (one line a step).
 
     `subset`: a selection folder (then `corpus`, the prepared folder, gives the text) or any text input, cut every
-    `chunk_tokens` tokens; `tokens` stops early; `seed` orders the chunks.
+    `chunk_tokens` tokens; `tokens` stops early; `seed` orders the chunks. A killed run goes on after its last
+    checkpoint (one every `checkpoint_seconds`) and ends in the weights of an undisturbed one. `tracker`: see
+    `training.tracker`.
+    UserError: the loss or a gradient is not finite; the last good weights are then kept in OUT.partial/last-good.
     """
     recipe = recipe or Recipe()
-    learner = load_engine(engine, model, train=True, dtype=dtype, revision=revision, bos=bos)
+    learner = load_learner(
+        engine, model, recipe, dtype=dtype, revision=revision, bos=bos, gradient_checkpointing=gradient_checkpointing
+    )
     config = {**learner.facts.as_dict(), "recipe": asdict(recipe), "tokens": tokens, "chunk_tokens": chunk_tokens}
     selection = (Path(subset) / "selection.json").exists()
     inputs: dict[str, Path | str] = {"subset": Path(subset)} if selection else {}
@@ -60,27 +68,35 @@ def train(
                 chunks, rejected = text.chunks, text.rejected
             _, replayed = read_general(general if recipe.replay_share else None, learner, chunk_tokens, recipe)
             facts = {**_facts(Path(subset), seed), "rejected": dict(rejected)}
-            _train(learner, _up_to(chunks, tokens), recipe, replayed, folder, facts)
+            keep = Checkpoints(folder.partial / "checkpoints", checkpoint_seconds)
+            logged = open_tracker(tracker, Path(out).name, {**asdict(recipe), **facts}, Path(out).parent)
+            run = Run(learner, _up_to(chunks, tokens), recipe, replayed, keep, logged, folder.partial / "train.jsonl")
+            done = _train(run, folder)
+            _finish(learner, folder, done, len(run.chunks), facts)
     return Path(out)
 
 
-def _train(
-    learner: Learner, chunks: list[Ids], recipe: Recipe, replayed: list[Ids], folder: StageFolder, facts: dict[str, Any]
-) -> None:
-    total = sum(len(c) for c in chunks)
-    with Progress("train", total) as progress:
-        try:
-            done = train_run(learner, chunks, recipe, Replay(replayed) if replayed else None, progress.add)
-        except FloatingPointError as error:
-            raise UserError(f"Training diverged ({error}); give a lower --learning-rate.") from None
+def _train(run: Run, folder: StageFolder) -> Progressed:
+    try:
+        return run.train()
+    except FloatingPointError as error:
+        good = folder.partial / "last-good"
+        run.learner.save(good)
+        raise UserError(
+            f"Training diverged ({error}); the weights before that step are in {good}. Give a lower --learning-rate "
+            "and --overwrite."
+        ) from None
+
+
+def _finish(learner: Learner, folder: StageFolder, done: Progressed, chunks: int, facts: dict[str, Any]) -> None:
     try:
         learner.save(folder.partial / "model")
     except OSError as error:
         raise cannot_write(folder.partial / "model", error) from error
-    folder.write_jsonl("train.jsonl", done.steps)
+    Checkpoints(folder.partial / "checkpoints").clear()
     folder.finish(
         {
-            "in": len(chunks), "out": len(chunks), "rejected": facts.pop("rejected"), "tokens": done.tokens,
+            "in": chunks, "out": chunks, "rejected": facts.pop("rejected"), "tokens": done.tokens,
             "replay_tokens": done.replay_tokens, "facts": {**facts, "tokens": done.tokens},
         }
     )  # fmt: skip

@@ -1,17 +1,35 @@
-"""The training loop: chunks in a given order, one recipe, exact token counts. Works on any `Learner`."""
+"""The training loop: chunks in a given order, one recipe, exact token counts. Works on any `Learner`.
+
+A run is a list of steps that follows from its chunks and its recipe alone, so a killed run goes on at the step after
+its last checkpoint and ends in the same weights.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import Any
 
 from pplscape.engines.base import Ids, Learner
 from pplscape.training.schedule import Recipe
 
 Report = Callable[[int], None]
 """Told the domain tokens of every finished step."""
+Record = dict[str, Any]
+"""What is known of a finished step: domain tokens so far, mean loss before the step (nats/token), learning rate,
+gradient norm before clipping."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step."""
+
+    chunks: Sequence[Ids]
+    learning_rate: float
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(c) for c in self.chunks)
 
 
 @dataclass
@@ -20,7 +38,7 @@ class Progressed:
 
     tokens: int = 0
     replay_tokens: int = 0
-    steps: list[dict[str, float]] = field(default_factory=list)
+    steps: list[Record] = field(default_factory=list)
 
     def copy(self) -> Progressed:
         return Progressed(self.tokens, self.replay_tokens, list(self.steps))
@@ -43,8 +61,12 @@ class Replay:
             self.position += 1
         return taken
 
+    def take_share(self, step: Step, share: float) -> list[Ids]:
+        """What a step needs so that `share` of its tokens is general text."""
+        return self.take(step.tokens * share / (1 - share))
 
-def steps_of(chunks: Sequence[Ids], step_tokens: int) -> Iterator[list[Ids]]:
+
+def batches_of(chunks: Sequence[Ids], step_tokens: int) -> Iterator[list[Ids]]:
     """Whole chunks in order, about `step_tokens` a step; the last step may be smaller, no token is dropped."""
     step: list[Ids] = []
     count = 0
@@ -58,48 +80,57 @@ def steps_of(chunks: Sequence[Ids], step_tokens: int) -> Iterator[list[Ids]]:
         yield step
 
 
-def train_constant(
-    learner: Learner, chunks: Sequence[Ids], recipe: Recipe, at: Progressed, replay: Replay | None = None,
-    report: Report = lambda tokens: None,
-) -> None:  # fmt: skip
-    """Continue a trunk over `chunks` at the constant (after warm-up) learning rate; updates `at`."""
-    for step in steps_of(chunks, recipe.step_tokens):
-        report(_one_step(learner, step, recipe, recipe.constant(at.tokens), at, replay))
+def constant_steps(chunks: Sequence[Ids], recipe: Recipe, done: int) -> Iterator[Step]:
+    """Of a trunk that has seen `done` domain tokens: the constant (after warm-up) learning rate."""
+    for batch in batches_of(chunks, recipe.step_tokens):
+        step = Step(batch, recipe.constant(done))
+        yield step
+        done += step.tokens
 
 
-def train_cooldown(
-    learner: Learner, chunks: Sequence[Ids], recipe: Recipe, at: Progressed, replay: Replay | None = None,
-    report: Report = lambda tokens: None,
-) -> None:  # fmt: skip
-    """Finish a run over `chunks` with the 1-sqrt decay; updates `at`."""
-    start, total = at.tokens, sum(len(c) for c in chunks)
-    for step in steps_of(chunks, recipe.step_tokens):
-        rate = recipe.cooled(at.tokens, at.tokens - start, total)
-        report(_one_step(learner, step, recipe, rate, at, replay))
+def cooldown_steps(chunks: Sequence[Ids], recipe: Recipe, done: int) -> Iterator[Step]:
+    """The end of a run that has seen `done` domain tokens: the decay over exactly these chunks."""
+    start, total = done, sum(len(c) for c in chunks)
+    for batch in batches_of(chunks, recipe.step_tokens):
+        step = Step(batch, recipe.cooled(done, done - start, total))
+        yield step
+        done += step.tokens
 
 
-def _one_step(
-    learner: Learner, step: list[Ids], recipe: Recipe, rate: float, at: Progressed, replay: Replay | None
-) -> int:
-    tokens = sum(len(c) for c in step)
-    general = replay.take(tokens * recipe.replay_share / (1 - recipe.replay_share)) if replay else []
-    loss = learner.step(step + general, rate)
-    at.tokens += tokens
+def run_steps(chunks: Sequence[Ids], recipe: Recipe) -> list[Step]:
+    """A whole run over exactly these chunks in this order: warm-up, constant, cooldown."""
+    constant, _ = recipe.split(sum(len(c) for c in chunks))
+    cut, done = 0, 0
+    while cut < len(chunks) and done + len(chunks[cut]) <= constant:
+        done += len(chunks[cut])
+        cut += 1
+    return [*constant_steps(chunks[:cut], recipe, 0), *cooldown_steps(chunks[cut:], recipe, done)]
+
+
+def take_step(learner: Learner, step: Step, recipe: Recipe, at: Progressed, replay: Replay | None = None) -> None:
+    """Train on one step; updates `at`. FloatingPointError: see `Learner.step`; the weights are then unchanged."""
+    general = replay.take_share(step, recipe.replay_share) if replay else []
+    facts = learner.step([*step.chunks, *general], step.learning_rate)
+    at.tokens += step.tokens
     at.replay_tokens += sum(len(c) for c in general)
-    at.steps.append({"tokens": at.tokens, "loss": loss, "learning_rate": rate})
-    return tokens
+    at.steps.append({"tokens": at.tokens, **facts, "learning_rate": step.learning_rate})
 
 
-def train_run(
-    learner: Learner, chunks: Sequence[Ids], recipe: Recipe, replay: Replay | None = None,
-    report: Report = lambda tokens: None,
-) -> Progressed:  # fmt: skip
-    """A whole run: reset, warm-up, constant, cooldown over exactly these chunks in this order."""
-    learner.reset()
-    at = Progressed()
-    lengths = np.cumsum([len(c) for c in chunks])
-    constant, _ = recipe.split(int(lengths[-1]))
-    cut = int(np.searchsorted(lengths, constant, side="right"))
-    train_constant(learner, chunks[:cut], recipe, at, replay, report)
-    train_cooldown(learner, chunks[cut:], recipe, at, replay, report)
+def train_steps(
+    learner: Learner, steps: Iterator[Step] | Sequence[Step], recipe: Recipe, at: Progressed,
+    replay: Replay | None = None, report: Report = lambda tokens: None,
+) -> None:  # fmt: skip
+    """Train on all of `steps`; updates `at`."""
+    for step in steps:
+        take_step(learner, step, recipe, at, replay)
+        report(step.tokens)
+
+
+def skip_steps(steps: Sequence[Step], recipe: Recipe, replay: Replay | None, records: list[Record]) -> Progressed:
+    """Where a run stands after `steps`, which were trained before a kill and left `records`."""
+    at = Progressed(steps=list(records))
+    for step in steps:
+        general = replay.take_share(step, recipe.replay_share) if replay else []
+        at.tokens += step.tokens
+        at.replay_tokens += sum(len(c) for c in general)
     return at

@@ -1,0 +1,149 @@
+"""The learner: adapters, recomputed activations, memory that runs out, state on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from pplscape.engines.learner import TransformersLearner
+
+Chunks = list[np.ndarray]
+
+
+def _chunks(n: int = 6) -> Chunks:
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, 300, rng.integers(4, 40)).astype(np.int32) for _ in range(n)]
+
+
+def _learner(folder: Path, **options: Any) -> TransformersLearner:
+    learner = TransformersLearner(str(folder), dtype="float32", **options)
+    learner.reset()
+    return learner
+
+
+def _weights(learner: TransformersLearner) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+
+
+def test_state_on_disk_continues_exactly(tiny_model_dir: Path, tmp_path: Path) -> None:
+    chunks = _chunks()
+    first = _learner(tiny_model_dir)
+    first.step(chunks, 1e-3)
+    first.batch_tokens = 64
+    first.save_state(tmp_path)
+    expected = [first.step(chunks, 1e-3) for _ in range(3)]
+    second = TransformersLearner(str(tiny_model_dir), dtype="float32")
+    second.load_state(tmp_path)
+    assert second.batch_tokens == 64  # other micro-batches would round otherwise
+    assert [second.step(chunks, 1e-3) for _ in range(3)] == expected
+    assert all(torch.equal(a, b) for a, b in zip(_weights(first).values(), _weights(second).values(), strict=True))
+    second.reset()
+    assert second.step(chunks, 1e-3) == _learner(tiny_model_dir).step(chunks, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recomputed_activations_give_the_same_gradients(tiny_model_dir: Path, dtype: str) -> None:
+    found = []
+    for recompute in (False, True):
+        learner = TransformersLearner(str(tiny_model_dir), dtype=dtype, gradient_checkpointing=recompute)
+        learner.reset()
+        facts = [learner.step(_chunks(), 1e-3) for _ in range(2)]
+        found.append((facts, _weights(learner)))
+        assert not learner.model.training
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1].values(), found[1][1].values(), strict=True))
+
+
+def test_dropout_stays_off_when_activations_are_recomputed(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    """GPT-2's configuration asks for dropout, which training mode would switch on."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.5, embd_pdrop=0.5,
+        attn_pdrop=0.5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    plain, recomputed = _learner(tmp_path), _learner(tmp_path, gradient_checkpointing=True)
+    assert plain.step(_chunks(), 1e-3) == recomputed.step(_chunks(), 1e-3)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_nothing_else(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, starved = _learner(tiny_model_dir), _learner(tiny_model_dir)
+    real, computed = starved._batch_nll, []
+
+    def small_memory(rows: Any, train: bool = False) -> torch.Tensor:
+        size = sum(len(r.ids) for r in rows)
+        if size > 100 or (len(computed) == 1 and starved.batch_tokens == 128):  # once after a part of the gradient
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        computed.append(size)
+        return real(rows, train)
+
+    monkeypatch.setattr(starved, "_batch_nll", small_memory)
+    expected = whole.step(_chunks(), 1e-3)
+    assert starved.step(_chunks(), 1e-3) == pytest.approx(expected, rel=1e-5)
+    assert starved.batch_tokens == 64
+    for a, b in zip(_weights(whole).values(), _weights(starved).values(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = _learner(tiny_model_dir)
+
+    def broken(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(learner, "_batch_nll", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        learner.step(_chunks(), 1e-3)
+
+
+def test_a_step_that_is_not_finite_changes_no_weight(tiny_model_dir: Path) -> None:
+    learner = _learner(tiny_model_dir)
+    learner.step(_chunks(), 1e-3)
+    before = _weights(learner)
+    learner.step(_chunks(), 1e30)  # throws the weights far away
+    bad = _weights(learner)
+    with pytest.raises(FloatingPointError, match="loss is"):
+        learner.step(_chunks(), 1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(bad.values(), _weights(learner).values(), strict=True))
+    learner.reset()
+    learner.step(_chunks(), 1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), _weights(learner).values(), strict=True))
+
+
+def test_adapters_learn_beside_frozen_weights_and_are_merged_when_saved(tiny_model_dir: Path, tmp_path: Path) -> None:
+    learner = _learner(tiny_model_dir, lora_rank=4)
+    chunks = _chunks()
+    untrained = _learner(tiny_model_dir).nll(chunks)
+    np.testing.assert_allclose(np.concatenate(learner.nll(chunks)), np.concatenate(untrained), atol=1e-6)
+    trained = {name for name, p in learner.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert not any("lm_head" in name or "embed" in name for name in trained)
+    for _ in range(5):
+        learner.step(chunks, 1e-2)
+    after = np.concatenate(learner.nll(chunks))
+    assert after.mean() < np.concatenate(untrained).mean() - 0.05
+    learner.save(tmp_path / "model")
+    merged = TransformersLearner(str(tmp_path / "model"), dtype="float32")
+    assert not any("lora" in name for name, _ in merged.model.named_parameters())
+    np.testing.assert_allclose(np.concatenate(merged.nll(chunks)), after, atol=1e-4)
+    np.testing.assert_array_equal(np.concatenate(learner.nll(chunks)), after)  # saving merged a copy
+    learner.reset()
+    np.testing.assert_allclose(np.concatenate(learner.nll(chunks)), np.concatenate(untrained), atol=1e-6)
+
+
+def test_adapters_begin_alike(tiny_model_dir: Path) -> None:
+    first = _learner(tiny_model_dir, lora_rank=4)
+    torch.manual_seed(123)
+    second = _learner(tiny_model_dir, lora_rank=4)
+    assert first.step(_chunks(), 1e-3) == second.step(_chunks(), 1e-3)
+    assert [first.step(_chunks(), 1e-3)] == [second.step(_chunks(), 1e-3)]
