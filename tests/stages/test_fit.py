@@ -216,6 +216,12 @@ def test_what_should_not_be_mixed_is_warned_of(tmp_path: Path, rows: list[dict[s
         assert words in warnings
 
 
+def test_adapters_and_whole_models_are_never_fitted_together(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    mixed = [r | {"schedule": json.dumps({"lora_rank": 8 * (i % 2)})} for i, r in enumerate(rows)]
+    with pytest.raises(UserError, match="adapters"):
+        read_runs(write(tmp_path / "runs.jsonl", mixed))
+
+
 def test_unreadable_tables(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no table of runs"):
         read_runs(tmp_path / "none.csv")
