@@ -180,6 +180,9 @@ def evaluate(
     dtype: Dtype = "auto",
     bos: Bos = "auto",
     chunk_tokens: ChunkTokens = 512,
+    tasks: Annotated[
+        str | None, typer.Option(help="Files of questions (.jsonl) or names of lm-eval tasks; comma-separated.")
+    ] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -193,7 +196,8 @@ def evaluate(
         where = out if len(models) == 1 else out / Path(model).name
         stage(
             model_path(model), heldout=heldout, out=where, general=general, engine=engine, revision=revision,
-            dtype=dtype, bos=bos, chunk_tokens=chunk_tokens, overwrite=overwrite,
+            dtype=dtype, bos=bos, chunk_tokens=chunk_tokens,
+            tasks=tasks.split(",") if tasks else (), overwrite=overwrite,
         )  # fmt: skip
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, read_manifest
-from pplscape.paired import compare_arms
-from pplscape.stages.evaluate import read_evaluation
+from pplscape.paired import REFERENCE, compare_arms
+from pplscape.stages.evaluate import read_answers, read_evaluation
+from pplscape.tasks.compared import compare_answers
 
-VERSION = 2
+VERSION = 3
 
 
 def compare(evaluations: Sequence[Path | str], *, out: Path | str, overwrite: bool = False) -> Path:
@@ -27,7 +28,8 @@ def compare(evaluations: Sequence[Path | str], *, out: Path | str, overwrite: bo
         Path(out), stage="compare", version=VERSION, config={}, inputs=inputs, overwrite=overwrite
     ) as folder:
         if not folder.finished:
-            folder.write_json("comparison.json", compare_arms(_arms(folders)))
+            arms = _arms(folders)
+            folder.write_json("comparison.json", compare_arms(arms) | {"tasks": _tasks(folders, arms)})
             folder.finish({"in": len(folders), "out": len(folders), "rejected": {}})
     return Path(out)
 
@@ -49,6 +51,11 @@ def _arms(folders: Sequence[Path]) -> list[dict[str, Any]]:
         if named.count(name) > 1:
             raise UserError(f"Two evaluations are of '{name[0]}' with seed {name[1]}; give every arm once.")
     return arms
+
+
+def _tasks(folders: Sequence[Path], arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    answers = {(a["strategy"], a["seed"]): read_answers(f) for f, a in zip(folders, arms, strict=True)}
+    return compare_answers(answers, REFERENCE) if any(answers.values()) else []
 
 
 def losses(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:

@@ -14,6 +14,8 @@ from pplscape.engines import load_engine
 from pplscape.engines.base import Engine
 from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, StageFolder, read_manifest
+from pplscape.tasks.choice import answer_questions, read_questions
+from pplscape.tasks.harness import run_harness
 from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
 from pplscape.training.schedule import Recipe
@@ -25,21 +27,25 @@ VERSION = 3
 def evaluate(
     model: str, *, heldout: Path | str, out: Path | str, general: Sequence[str] | None = None,
     engine: str = "transformers", revision: str | None = None, dtype: str = "auto", bos: str = "auto",
-    chunk_tokens: int = 512, overwrite: bool = False,
+    chunk_tokens: int = 512, tasks: Sequence[str] = (), overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/eval.jsonl, one line a document: split (valid, test or general), n_tokens, n_bytes, nll_sum (nats).
 
     `heldout`: a prepared folder (its test split) or a text input. `model` may be the output folder of `train`.
+    `tasks`: files of questions (see `tasks.choice`) and names of lm-evaluation-harness; their answers go to
+    OUT/tasks.jsonl, one line a question.
     """
     trained = Path(model) / "model"
     facts = _arm(Path(model))
     source = str(trained if trained.exists() else model)
     scorer = load_engine(engine, source, dtype=dtype, revision=revision, bos=bos)
     config = {**scorer.facts.as_dict(), "arm": facts, "chunk_tokens": chunk_tokens}
+    files, named = _files_and_names(tasks)
+    config |= {"tasks": named} if named else {}
     inputs: dict[str, Path | str] = {"heldout": Path(heldout)} if _is_stage(heldout) else {}
     inputs |= identities("heldout", None if _is_stage(heldout) else [str(heldout)])
     inputs |= {"model": Path(model)} if _is_stage(model) else {}
-    inputs |= identities("general", general)
+    inputs |= identities("general", general) | identities("tasks", files)
     with StageFolder(
         Path(out), stage="evaluate", version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as folder:
@@ -48,11 +54,28 @@ def evaluate(
             texts = _heldout(heldout, scorer, chunk_tokens) + ([("general", measured)] if measured else [])
             rows = [row for split, text in texts for row in _rows(scorer, text, split)]
             folder.write_jsonl("eval.jsonl", rows)
+            if tasks:
+                folder.write_jsonl("tasks.jsonl", _answers(scorer, source, files, named, revision))
             rejected = sum((text.rejected for _, text in texts), Counter[str]())
             folder.finish(
                 {"in": len(rows) + rejected.total(), "out": len(rows), "rejected": dict(rejected), "facts": facts}
             )
     return Path(out)
+
+
+def _files_and_names(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Local files of questions, and tasks of the harness."""
+    files = [t for t in tasks if Path(t).exists() or ".jsonl" in t]
+    return files, [t for t in tasks if t not in files]
+
+
+def _answers(
+    scorer: Engine, model: str, files: Sequence[str], named: Sequence[str], revision: str | None
+) -> list[dict[str, Any]]:
+    rows = [row for path in files for row in answer_questions(scorer, read_questions(path))]
+    if named:
+        rows += run_harness(model, named, revision=revision, dtype=scorer.facts.dtype)
+    return rows
 
 
 def _is_stage(path: Path | str) -> bool:
@@ -95,3 +118,9 @@ def read_evaluation(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
     except FileNotFoundError:
         raise UserError(f"{folder} has no eval.jsonl; make it with: pplscape evaluate MODEL --out {folder}") from None
+
+
+def read_answers(folder: Path) -> list[dict[str, Any]]:
+    """The rows of tasks.jsonl; none where no task was asked."""
+    path = folder / "tasks.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
