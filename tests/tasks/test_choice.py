@@ -28,8 +28,10 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 ROWS = [
-    {"id": "a", "question": "Who jumps over the dog?", "options": {"A": "the court", "B": "the quick fox"}, "answer": "B"},
-    {"id": "b", "question": "Who decided?", "context": "In 1998.", "options": ["court", "a dog of the lazy kind"], "answer": 0},
+    {"id": "a", "question": "Who jumps over the dog?", "options": {"A": "the court", "B": "the quick fox"},
+     "answer": "B"},
+    {"id": "b", "question": "Who decided?", "context": "In 1998.", "options": ["court", "a dog of the lazy kind"],
+     "answer": 0},
 ]  # fmt: skip
 
 
@@ -76,11 +78,16 @@ def test_long_prompts_are_cut_on_the_left_and_said(tiny_model_dir: Path, tmp_pat
 
 @pytest.mark.parametrize(
     "row",
-    [{"question": "?"}, {"question": "?", "options": ["a"], "answer": 0}, {"question": 1, "options": ["a", "b"], "answer": 0},
-     {"question": "?", "options": ["a", "b"], "answer": 2}, {"question": "?", "options": {"A": "a", "B": "b"}, "answer": "C"}],
+    [
+        {"question": "?"},
+        {"question": "?", "options": ["a"], "answer": 0},
+        {"question": 1, "options": ["a", "b"], "answer": 0},
+        {"question": "?", "options": ["a", "b"], "answer": 2},
+        {"question": "?", "options": {"A": "a", "B": "b"}, "answer": "C"},
+    ],
 )  # fmt: skip
 def test_rows_that_are_no_questions(row: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Row 1 of .* is no question"):
+    with pytest.raises(UserError, match=r"Row 1 of .* is no question"):
         read_questions(_write(tmp_path / "q.jsonl", [ROWS[0], row]))
 
 
