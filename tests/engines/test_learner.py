@@ -10,6 +10,8 @@ import pytest
 import torch
 import transformers
 
+from pplscape.engines.fused import LinearCrossEntropy
+from pplscape.engines.head import head_is_linear
 from pplscape.engines.learner import TransformersLearner
 
 Chunks = list[np.ndarray]
@@ -59,6 +61,48 @@ def test_recomputed_activations_give_the_same_gradients(tiny_model_dir: Path, dt
     assert all(torch.equal(a, b) for a, b in zip(found[0][1].values(), found[1][1].values(), strict=True))
 
 
+@pytest.mark.parametrize("slice_rows", [1, 7, 64])
+def test_the_fused_head_is_cross_entropy_with_its_gradients(slice_rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(20, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(50, 8, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 50, (20,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(hidden.double() @ weight.double().T, targets, reduction="sum") / 7
+    ours = LinearCrossEntropy.apply(hidden, weight, targets, slice_rows) / 7
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
+    by_autograd = torch.autograd.grad(expected, (hidden, weight))
+    for a, b in zip(torch.autograd.grad(ours, (hidden, weight)), by_autograd, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "linear"), [(1.0, True), (0.25, False)])
+def test_a_step_is_that_of_autograd_through_full_logits(
+    tiny_tokenizer_dir: Path, tmp_path: Path, scale: float, linear: bool
+) -> None:
+    """On a model whose head is a plain product, and on one (Granite) that scales its logits."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    config = transformers.GraniteConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, logits_scaling=1 / scale, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.GraniteForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    learner, chunks = _learner(tmp_path), _chunks()
+    assert head_is_linear(learner.model) is linear
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    losses = []
+    for chunk in chunks:
+        ids = torch.tensor([[learner.tokenizer.bos_token_id, *chunk.tolist()]])
+        losses.append(torch.nn.functional.cross_entropy(reference(ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
+    mean = sum(losses) / sum(len(c) for c in chunks)
+    mean.backward()
+    norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), 1e9)
+    facts = learner.step(chunks, 1e-3)
+    assert facts["loss"] == pytest.approx(mean.item(), rel=1e-5)
+    assert facts["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
 def test_dropout_stays_off_when_activations_are_recomputed(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
     """GPT-2's configuration asks for dropout, which training mode would switch on."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
@@ -77,16 +121,16 @@ def test_out_of_memory_halves_the_micro_batch_and_nothing_else(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, starved = _learner(tiny_model_dir), _learner(tiny_model_dir)
-    real, computed = starved._batch_nll, []
+    real, computed = starved._linear_total, []
 
-    def small_memory(rows: Any, train: bool = False) -> torch.Tensor:
+    def small_memory(rows: Any) -> torch.Tensor:
         size = sum(len(r.ids) for r in rows)
         if size > 100 or (len(computed) == 1 and starved.batch_tokens == 128):  # once after a part of the gradient
             raise torch.OutOfMemoryError("CUDA out of memory")
         computed.append(size)
-        return real(rows, train)
+        return real(rows)
 
-    monkeypatch.setattr(starved, "_batch_nll", small_memory)
+    monkeypatch.setattr(starved, "_linear_total", small_memory)
     expected = whole.step(_chunks(), 1e-3)
     assert starved.step(_chunks(), 1e-3) == pytest.approx(expected, rel=1e-5)
     assert starved.batch_tokens == 64
@@ -100,7 +144,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_model_dir: Path, m
     def broken(*_: Any, **__: Any) -> torch.Tensor:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(learner, "_batch_nll", broken)
+    monkeypatch.setattr(learner, "_linear_total", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         learner.step(_chunks(), 1e-3)
 

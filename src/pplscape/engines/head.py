@@ -19,6 +19,14 @@ def head_logits(model: Any, hidden_nd: torch.Tensor) -> torch.Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
+def head_is_linear(model: Any) -> bool:
+    """True if the head is one matrix product: no bias, scaling or cap. For heads that are plain (`head_is_plain`)."""
+    config = model.config.get_text_config()
+    changed = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling", "final_logit_softcapping")]
+    head = model.get_output_embeddings()
+    return type(head) is torch.nn.Linear and head.bias is None and all(c in (None, 1.0) for c in changed)
+
+
 def head_is_plain(model: Any, n_vocabulary: int) -> bool:
     """True if hidden states + `head_logits` reproduce the model's own logits; else the model's logits are used whole.
 

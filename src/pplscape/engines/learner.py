@@ -19,7 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pplscape.engines.base import Ids, length_buckets
-from pplscape.engines.transformers import Row, TransformersEngine
+from pplscape.engines.fused import LinearCrossEntropy
+from pplscape.engines.head import head_is_linear
+from pplscape.engines.transformers import LOGIT_BYTES, Row, TransformersEngine
 from pplscape.errors import UserError
 
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
@@ -141,9 +143,19 @@ class TransformersLearner(TransformersEngine):
 
     def _backward(self, rows: list[Row], targets: int) -> float:
         with self._autocast():
-            loss = self._batch_nll(rows, train=True).sum() / targets
+            linear = self._head_is_plain and head_is_linear(self.model)
+            total = self._linear_total(rows) if linear else self._batch_nll(rows, train=True).sum()
+        loss = total / targets
         loss.backward()
         return loss.item()
+
+    def _linear_total(self, rows: list[Row]) -> torch.Tensor:
+        tokens_BT, mask_BT, targets_N = self._tensors(rows)
+        hidden_Nd = self.model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[mask_BT]
+        weight_Vd = self.model.get_output_embeddings().weight
+        slice_rows = max(1, LOGIT_BYTES[self.device] // (4 * len(weight_Vd)))
+        with torch.autocast(self.device, enabled=False):
+            return LinearCrossEntropy.apply(hidden_Nd.to(self._compute), weight_Vd, targets_N, slice_rows)
 
     def snapshot(self) -> Any:
         assert self.optimizer is not None

@@ -164,16 +164,21 @@ class TransformersEngine:
             return contextlib.nullcontext()
         return torch.autocast(self.device, dtype=self._compute)
 
-    def _batch_nll(self, rows: Sequence[Row], train: bool = False) -> torch.Tensor:
-        """[N] NLL of all scored positions, row after row."""
+    def _tensors(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(input ids [B, T], which positions are scored [B, T], the targets there [N]), on the device."""
         width = max(1, *(len(r.ids) - 1 for r in rows))
         inputs_BT = np.zeros((len(rows), width), dtype=np.int64)
         scored_BT = np.zeros((len(rows), width), dtype=bool)
         for i, row in enumerate(rows):
             inputs_BT[i, : len(row.ids) - 1] = row.ids[:-1]
             scored_BT[i, row.start - 1 : len(row.ids) - 1] = True
-        targets_N = torch.from_numpy(np.concatenate([r.ids[r.start :] for r in rows])).to(self.device)
-        tokens_BT, mask_BT = (torch.from_numpy(a).to(self.device) for a in (inputs_BT, scored_BT))
+        targets_N = np.concatenate([r.ids[r.start :] for r in rows])
+        tokens, mask, targets = (torch.from_numpy(a).to(self.device) for a in (inputs_BT, scored_BT, targets_N))
+        return tokens, mask, targets
+
+    def _batch_nll(self, rows: Sequence[Row], train: bool = False) -> torch.Tensor:
+        """[N] NLL of all scored positions, row after row."""
+        tokens_BT, mask_BT, targets_N = self._tensors(rows)
         if not self._head_is_plain:
             logits_NV = self.model(input_ids=tokens_BT, use_cache=False).logits[mask_BT]
             return torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
