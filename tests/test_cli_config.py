@@ -95,7 +95,7 @@ def test_quotas_and_lists_of_ids(called: dict[str, Any], tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (["--set", "colour=red"], "colour: .*Known keys"),
-        (["--set", "training.learning_rate=-1"], "training.learning_rate: .*greater than 0"),
+        (["--set", "training.learning_rate=-1"], r"training.learning_rate\S*: .*greater than 0"),
         (["--config", "nowhere.yaml"], "no configuration file nowhere.yaml"),
     ],
 )

@@ -50,7 +50,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -
     content = {
         "model": str(base), "corpus": [str(folder / "corpus.jsonl")], "budget": "12%", "engine": "fake",
         "pilots": {"tokens": 60_000, "designed": 5, "random_seeds": 3}, "bins": 4, "chunk_tokens": 64, "min_tokens": 16,
-        "training": {"learning_rate": 1e-3, "warmup_tokens": 256, "step_tokens": 256}, "bootstrap": 60,
+        "training": {"learning_rate": "auto", "tune_tokens": 2000, "warmup_tokens": 256, "step_tokens": 256}, "bootstrap": 60,
         "valid_tokens": 8000, "test_tokens": 8000, "arm_seeds": 2,
     }  # fmt: skip
     path = folder / "config.yaml"
@@ -81,6 +81,14 @@ def test_every_stage_leaves_a_manifest(whole: Path) -> None:
         "prepare", "score", "landscape", "plan", "pilot", "fit", "select", "train", "evaluate", "compare",
     }  # fmt: skip
     assert (whole / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_pilots_and_arms_are_trained_at_the_rate_that_was_found(whole: Path) -> None:
+    rate = json.loads((whole / "tune/tune.json").read_text())["learning_rate"]
+    pilots = [json.loads(line) for line in (whole / "pilots/runs.jsonl").read_text().splitlines()]
+    assert {r["lr"] for r in pilots} == {rate}
+    arms = [read_manifest(f) for f in stage_folders(whole) if f.parent.name == "arms"]
+    assert {m["config"]["recipe"]["learning_rate"] for m in arms} == {rate}
 
 
 def test_runs_follow_the_contract(whole: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -39,7 +39,10 @@ class Pilots(_Strict):
 class Training(_Strict):
     """The recipe of pilots and arms alike; see `training.schedule.Recipe`."""
 
-    learning_rate: float = Field(default=Recipe.learning_rate, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default=Recipe.learning_rate, description="peak; auto: found by short runs on random chunks"
+    )
+    tune_tokens: int = Field(default=65_536, gt=0, description="of each of these short runs")
     warmup_tokens: int = Field(default=Recipe.warmup_tokens, ge=0)
     cooldown_share: float = Field(default=Recipe.cooldown_share, gt=0, le=1)
     step_tokens: int = Field(default=Recipe.step_tokens, gt=0)
@@ -47,8 +50,9 @@ class Training(_Strict):
     decay: Literal["sqrt", "cosine"] = "sqrt"
     lora_rank: int = Field(default=Recipe.lora_rank, ge=0)
 
-    def recipe(self) -> Recipe:
-        return Recipe(**self.model_dump())
+    def recipe(self, learning_rate: float) -> Recipe:
+        """With the rate that was given or found."""
+        return Recipe(**self.model_dump(exclude={"tune_tokens", "learning_rate"}), learning_rate=learning_rate)
 
 
 class RunConfig(_Strict):

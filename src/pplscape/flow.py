@@ -23,7 +23,9 @@ from pplscape.stages.sample import sample
 from pplscape.stages.score import score
 from pplscape.stages.select import select
 from pplscape.stages.train import train
+from pplscape.stages.tune import read_learning_rate, tune
 from pplscape.text.read import Columns
+from pplscape.training.schedule import Recipe
 
 DEMO_MODEL = "demo"
 DEMO_FILE_BYTES, DEMO_BYTES_PER_TOKEN = 30_000, 8
@@ -88,7 +90,7 @@ class Flow:
         n_params = read_manifest(out / "scores")["counts"]["facts"]["n_params"]
         plan(
             out / "landscape", budget=c.budget, pilot_tokens=c.pilots.tokens, out=out / "plan",
-            designed=c.pilots.designed, random_seeds=c.pilots.random_seeds, recipe=c.training.recipe(),
+            designed=c.pilots.designed, random_seeds=c.pilots.random_seeds, recipe=self.recipe,
             n_params=n_params, seed=c.seed, **self.again,
         )  # fmt: skip
         pilot(
@@ -99,6 +101,18 @@ class Flow:
             out / "pilots" / "runs.jsonl", out=out / "law", forms=c.forms, bootstrap=c.bootstrap,
             landscape=out / "landscape" / "landscape.json", seed=c.seed, **self.again,
         )  # fmt: skip
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Of pilots and arms alike; with the learning rate found here, if the configuration leaves it open."""
+        training = self.config.training
+        if training.learning_rate != "auto":
+            return training.recipe(training.learning_rate)
+        folder = tune(
+            self.out / "prepared", model=self.model, tokens=training.tune_tokens, out=self.out / "tune",
+            recipe=training.recipe(Recipe.learning_rate), seed=self.config.seed, **self.engine, **self.again,
+        )  # fmt: skip
+        return training.recipe(read_learning_rate(folder))
 
     @cached_property
     def general(self) -> list[str]:
@@ -135,7 +149,7 @@ class Flow:
                 label = f"{strategy}-{seed}"
                 trained = train(
                     self._draw(strategy, seed), model=self.model, out=self.out / "arms" / label,
-                    corpus=self.out / "prepared", recipe=self.config.training.recipe(), general=self.general,
+                    corpus=self.out / "prepared", recipe=self.recipe, general=self.general,
                     seed=seed,
                     chunk_tokens=self.config.chunk_tokens, **self.engine, **self.again,
                 )  # fmt: skip

@@ -29,6 +29,7 @@ OF_COMMAND: dict[str, dict[str, str | None]] = {
     "select": {"corpus": None, "form": None},
     "export": {"corpus": None},
     "train": {"corpus": None},
+    "tune": {"corpus": None, "tokens": "training.tune_tokens"},
     "evaluate": {"heldout": None},
 }
 """What differs by command; None: the configuration's key of that name means something else."""

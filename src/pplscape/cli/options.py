@@ -67,6 +67,14 @@ def quotas_of(given: list[str] | None) -> dict[str, float] | None:
         raise UserError(f"Cannot read --quota {', '.join(given)}; write SOURCE=SHARE, e.g. abstracts=0.3.") from None
 
 
+def rates_of(text: str) -> list[float]:
+    """Comma-separated learning rates."""
+    try:
+        return [float(v) for v in text.split(",")]
+    except ValueError:
+        raise UserError(f"Cannot read --rates '{text}'; write them as 3e-4,1e-3.") from None
+
+
 def ids_of(path: Path | None) -> list[str]:
     """Document ids of a text file, one a line."""
     if path is None:

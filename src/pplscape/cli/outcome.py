@@ -1,4 +1,4 @@
-"""Commands from the law to the proof: select, export, train, evaluate, compare."""
+"""Commands from the law to the proof: select, export, tune, train, evaluate, compare."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from pplscape.cli.options import (
     ids_of,
     pairs,
     quotas_of,
+    rates_of,
 )
 from pplscape.training.schedule import Recipe
 
@@ -116,6 +117,51 @@ def export(
         revision=revision, landscape=landscape, sequence_length=sequence_length,
         recipe=Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens), overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
+
+
+@app.command()
+def tune(
+    corpus: Annotated[Path, typer.Argument(help="The prepared folder.")],
+    model: Model,
+    tokens: Annotated[str, typer.Option(help="Of every run: 100k.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    rates: Annotated[str, typer.Option(help="Learning rates to try, comma-separated.")] = "1e-4,3e-4,1e-3,3e-3",
+    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
+    cooldown_share: CooldownShare = Recipe.cooldown_share,
+    step_tokens: StepTokens = Recipe.step_tokens,
+    decay: Decay = Recipe.decay,
+    lora_rank: LoraRank = Recipe.lora_rank,
+    engine: Engine = "transformers",
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    bos: Bos = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """The learning rate, by short runs on random chunks; once per model."""
+    from pplscape.draw.budget import parse_budget
+    from pplscape.flow import model_path
+
+    wanted, each = rates_of(rates), parse_budget(tokens, 0)
+    if dry_run:
+        return dry("tune", [corpus], out, model_cost(model, len(wanted) * each, True))
+    import json
+
+    from pplscape.stages.tune import tune as stage
+
+    recipe = Recipe(
+        warmup_tokens=warmup_tokens, cooldown_share=cooldown_share, step_tokens=step_tokens, decay=decay,
+        lora_rank=lora_rank,
+    )  # fmt: skip
+    path = stage(
+        corpus, model=model_path(model), tokens=each, out=out, rates=wanted, recipe=recipe, engine=engine,
+        revision=revision, dtype=dtype, bos=bos, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    found = json.loads((path / "tune.json").read_text())
+    typer.echo(f"--learning-rate {found['learning_rate']:g}" + (f"  ({found['note']})" if found["note"] else ""))
 
 
 @app.command()
