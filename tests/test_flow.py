@@ -50,7 +50,8 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -
     content = {
         "model": str(base), "corpus": [str(folder / "corpus.jsonl")], "budget": "12%", "engine": "fake",
         "pilots": {"tokens": 60_000, "designed": 5, "random_seeds": 3}, "bins": 4, "chunk_tokens": 64, "min_tokens": 16,
-        "training": {"learning_rate": "auto", "tune_tokens": 2000, "warmup_tokens": 256, "step_tokens": 256}, "bootstrap": 60,
+        "training": {"learning_rate": "auto", "tune_tokens": 2000, "warmup_tokens": 256, "step_tokens": 256},
+        "bootstrap": 60,
         "valid_tokens": 8000, "test_tokens": 8000, "arm_seeds": 2,
     }  # fmt: skip
     path = folder / "config.yaml"

@@ -69,8 +69,12 @@ def test_rates_that_diverge_are_recorded(
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"tokens": 10**9}, "must lie between"), ({"tokens": 1}, "must lie between"), ({"tokens": 500, "rates": [0.0]}, "above 0")],
-)  # fmt: skip
+    [
+        ({"tokens": 10**9}, "must lie between"),
+        ({"tokens": 1}, "must lie between"),
+        ({"tokens": 500, "rates": [0.0]}, "above 0"),
+    ],
+)
 def test_what_cannot_be_tuned(
     corpus: Path, tiny_tokenizer_dir: Path, tmp_path: Path, options: dict[str, Any], says: str
 ) -> None:
