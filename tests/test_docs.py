@@ -83,12 +83,23 @@ def test_the_checker_notices_a_wrong_number() -> None:
             assert_same("loss 3.500 nats", wrong)
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("t*.md")), ids=lambda p: p.stem)
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()
-    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if "://" not in link:
-            assert os.path.exists(page.parent / link), link
+    for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
+        if "://" not in link and not link.startswith("mailto:"):
+            target = page.parent / link if link else page
+            assert os.path.exists(target), link
+            assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
     for test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
         path, name = test
         assert (ROOT / path).exists(), path

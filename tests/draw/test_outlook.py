@@ -34,6 +34,29 @@ def test_efficiency_is_the_quality_and_gains_are_paired():
     assert view.predicted["selection"]["low"] == pytest.approx(view.predicted["selection"]["loss"] - 0.1)
 
 
+def test_losses_are_the_chosen_laws_and_gains_are_not():
+    """The chosen law sees no composition, another decided the selection: the level is the former's."""
+
+    def size_only(asked):
+        return 3.5 + asked.tokens**-0.5
+
+    def resampled(asked):
+        return power(asked)[None] * np.ones((5, 1))
+
+    near = (lambda a: (size_only(a) - 0.1, size_only(a) + 0.1), None, 3, "d-only", power, "utility")
+    gain = 1000**-0.5 - 2000**-0.5
+    for draws in (None, resampled):
+        oracle = Oracle(size_only, near[0], draws, *near[2:])
+        view = look(oracle, at(1000, 2.0), 1000, at(10_000), [(at(500, 2.0), 500)])
+        for key in ("selection", "random"):
+            assert view.predicted[key]["loss"] == pytest.approx(3.5 + 1000**-0.5)
+        assert view.predicted["gain"]["mean"] == pytest.approx(gain)
+        assert view.predicted["efficiency"]["factor"] == pytest.approx(2.0, rel=2e-3)
+        assert (view.predicted["form"], view.predicted["decider"]) == ("d-only", "utility")
+        assert view.curve[0]["random"]["loss"] == view.curve[0]["selection"]["loss"]
+        assert view.curve[0]["gain"]["mean"] == pytest.approx(500**-0.5 - 1000**-0.5)
+
+
 def test_without_pilots_there_is_a_prediction_but_no_verdict():
     nothing = np.full
     oracle = Oracle(power, lambda a: (nothing(len(a), np.nan), nothing(len(a), np.nan)), None, seeds=0)

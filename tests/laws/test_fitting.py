@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import worlds
 
+from scipy.optimize import nnls
+
 from pplscape.errors import UserError
 from pplscape.laws.fit import audit, fit_form, fit_many, problem_of, setting_of
 from pplscape.laws.forms import get_form
+from pplscape.laws.forms.base import non_negative_least_squares
 from pplscape.laws.polish import huber, polish
 from pplscape.laws.table import frame_of, noise_weights, seed_noise, size_classes
 from pplscape.runs import RunTable
@@ -110,6 +113,34 @@ def test_random_starts_find_nothing_better(spec: str) -> None:
     scattered = theta + rng.normal(size=(20, theta.shape[1])) * (0.3 * np.abs(theta) + 0.1)
     _, others = polish(problem, np.clip(scattered, low, high), max_steps=300)
     assert value[0] <= others.min() * 1.001
+
+
+@pytest.mark.parametrize("spec", ["utility", "utility:power"])
+def test_a_strong_penalty_does_not_strand_the_fit(spec: str) -> None:
+    """The strongest penalty leaves the anchored law of D: no fit may end above it. One ended at 2.4 times the least."""
+    runs = worlds.table("paper", trunks=8, noise=0.01)
+    setting, weight, log_loss = setting_of(get_form(spec), runs), np.ones((1, len(runs))), np.log(runs.loss)[None]
+    penalty = setting.form.penalty(setting.frame)
+    assert penalty
+    anchored = fit_form("d-only:anchored", runs)
+    floor, log_k, log_beta = anchored.theta
+    for strength in penalty.strengths[:1]:
+        problem = problem_of(setting, log_loss, weight, np.array([strength]))
+        shapes = np.log([0.3, 1.0, 3.0, 100.0]) if spec == "utility" else np.array([0.3, 0.7, 1.0, 1.0])
+        bins = np.zeros(len(setting.frame.bin_share or ()))
+        start = np.array([[floor, log_beta, shape, log_k, *bins] for shape in shapes])
+        least = polish(problem.rows(np.zeros(len(start), int)), start, 300, 1e-10)[1].min()
+        assert fit_many(setting, log_loss, weight, strength=np.array([strength]))[1][0] <= least * 1.3
+
+
+def test_non_negative_least_squares_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    design, target, weight = rng.normal(size=(12, 3)), rng.normal(size=(20, 12)), rng.uniform(0.5, 2, (20, 12))
+    found = non_negative_least_squares(design, target, weight)
+    assert 0.1 < np.mean(found == 0) < 0.9
+    for ours, y, w in zip(found, target, weight, strict=True):
+        root = np.sqrt(w)
+        assert ours == pytest.approx(nnls(design * root[:, None], y * root)[0], abs=1e-7)
 
 
 def test_weight_zero_is_the_same_as_leaving_a_run_out() -> None:

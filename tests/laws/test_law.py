@@ -15,6 +15,7 @@ from pplscape.laws.build import build
 from pplscape.laws.fit import fit_form
 from pplscape.laws.law import Law, law_of
 from pplscape.laws.uncertainty import uncertainty
+from pplscape.laws.words import noise_words
 from pplscape.runs import Compositions, RunTable
 
 
@@ -159,3 +160,15 @@ def test_a_bowl_that_is_well_known_is_not_called_unidentified() -> None:
     intervals = law_of(fit, runs, uncertainty(fit, runs, 99)).intervals
     assert not [name for name, found in intervals.items() if isinstance(found, dict)]
     assert intervals["q_xx"][0] < 0.6 < intervals["q_xx"][1]  # the world's own curvature
+
+
+def test_the_noise_is_told_with_its_degrees_of_freedom(law: Law) -> None:
+    """3 and 4 of a thousand are 5 of a thousand together, 9 of 25 parts of the variance shared."""
+    known = replace(law, resamples=law.resamples | {"noise_trunk": 0.003, "noise_run": 0.004, "freedom": 17.2})
+    assert noise_words(known) == [
+        f"Noise of a run around the {law.form} law: 0.50% of the loss, 36% of its variance shared by the branches of a "
+        "trunk; known from about 17 degrees of freedom."
+    ]
+    few = replace(law, resamples=law.resamples | {"freedom": 2.0})
+    assert "taken to be known from 2 degrees of freedom, though there are fewer" in noise_words(few)[0]
+    assert noise_words(replace(law, resamples={})) == []

@@ -167,6 +167,23 @@ def test_auto_stays_random_in_a_flat_world(scores: Path, fitted: dict[str, Path]
     )
 
 
+def test_losses_come_from_the_law_that_was_chosen(scores: Path, fitted: dict[str, Path], tmp_path: Path) -> None:
+    """Another form may decide, by `auto` or by name; what a reader is told is the chosen law's."""
+    law = Law.from_json(fitted["good utility"])
+    chosen = replace(law.alternative("d-only"), choice=law.choice, alternatives=[replace(law, alternatives=[])])
+    (tmp_path / "law.json").write_text(json.dumps(chosen.to_json()))
+    random = run(scores, tmp_path / "r", law=tmp_path / "law.json", runs=fitted["good runs"], strategy="random")
+    for name, asked in (("a", {}), ("b", {"strategy": "allocate", "form": "utility"})):
+        found = run(scores, tmp_path / name, law=tmp_path / "law.json", runs=fitted["good runs"], **asked)
+        seen = found["predicted"]
+        assert (found["used"], seen["form"], seen["decider"]) == ("allocate", "d-only", "utility")
+        assert seen["random"]["loss"] == pytest.approx(random["predicted"]["random"]["loss"], rel=1e-3)
+        assert seen["selection"]["loss"] == pytest.approx(seen["random"]["loss"], abs=1e-3)
+        assert seen["gain"]["mean"] > 0.005
+        assert seen["gain"]["law"] > 0.005
+        assert any("predicted by the chosen law (d-only)" in w for w in found["warnings"])
+
+
 def test_auto_needs_pilots_and_law(scores: Path, fitted: dict[str, Path], tmp_path: Path) -> None:
     found = run(scores, tmp_path / "o", law=fitted["good utility"])
     assert found["used"] == "random"

@@ -29,13 +29,18 @@ class Oracle:
     """How losses (nats/token) are predicted for n compositions."""
 
     predict: Predict
-    """[n]"""
+    """[n] by the law that was chosen"""
     interval: Interval
-    """(low [n], high [n]) at LEVEL"""
+    """(low [n], high [n]) at LEVEL, by the same law"""
     resampled: Predict | None
     """[B, n] with the law chosen again in every resample; None without pilots."""
     seeds: int
     """Random-regime seeds among the pilots."""
+    form: str = ""
+    """Of the law that was chosen."""
+    decider: Predict | None = None
+    """[n] by the law that decided the selection, where it is another one: the chosen law may see no composition."""
+    decider_form: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,9 @@ def look(
     """Outlook of one selection against random with `tokens` tokens (its own, or the budget it left unspent on purpose).
 
     `pool`: the whole pool as one composition, of which a random draw is a share; beyond one epoch it repeats.
-    `curve`: the selection at other budgets, each with the tokens that random is given.
+    `curve`: the selection at other budgets, each with the tokens that random is given. Losses are the chosen law's,
+    whichever law decided the selection; gains and tokens saved are those of the resamples, or, without pilots, of the
+    law that decided.
     """
     grid = tokens * np.geomspace(1 / REACH, REACH, 49)
     whole = float(pool.tokens[0])
@@ -71,25 +78,35 @@ def look(
         rows += [other, scaled(pool, [spent / whole])]
     asked = stack(rows)
     loss, (low, high) = oracle.predict(asked), oracle.interval(asked)
+    told = oracle.decider(asked) if oracle.decider else loss
     draws = oracle.resampled(asked) if oracle.resampled else None
-    gain = None if draws is None else draws[:, 1] - draws[:, 0]
 
     def at(i: int) -> dict[str, Any]:
         return {"loss": number(loss[i]), "low": number(low[i]), "high": number(high[i])}
+
+    def gains(i: int) -> Floats | None:
+        return None if draws is None else draws[:, i + 1] - draws[:, i]
 
     end = 2 + len(grid)
     predicted = {
         "selection": at(0),
         "random": at(1),
-        "gain": _gain(float(loss[1] - loss[0]), gain),
-        "efficiency": efficiency(grid / tokens, loss[2:end], loss[0], draws),
+        "gain": _gain(float(told[1] - told[0]), gains(0)),
+        "efficiency": efficiency(grid / tokens, told[2:end], told[0], draws),
         "level": LEVEL,
+        "form": oracle.form,
+        "decider": oracle.decider_form or oracle.form,
     }
     points = [
-        {"tokens": int(spent), "selection": at(end + 2 * i), "random": at(end + 2 * i + 1)}
-        for i, (_, spent) in enumerate(curve)
+        {
+            "tokens": int(spent),
+            "selection": at(i),
+            "random": at(i + 1),
+            "gain": _gain(float(told[i + 1] - told[i]), gains(i)),
+        }
+        for i, (_, spent) in zip(range(end, len(loss), 2), curve, strict=True)
     ]
-    return Outlook(predicted, judge(gain, oracle.seeds), points)
+    return Outlook(predicted, judge(gains(0), oracle.seeds), points)
 
 
 def efficiency(factors: Floats, random_loss: Floats, loss: float, draws: Floats | None) -> dict[str, Any]:
@@ -127,8 +144,8 @@ def number(value: float) -> float | None:
 
 
 def _gain(by_law: float, draws: Floats | None) -> dict[str, Any]:
-    """Gain over random: `mean` is the median over resamples. The law's own figure, `law`, is kept beside it: on the
-    selection that was optimised under that very law it is too good (winner's curse).
+    """Gain over random: `mean` is the median over resamples. The figure of the law that decided, `law`, is kept beside
+    it: on the selection that was optimised under that very law it is too good (winner's curse).
     """
     good = None if draws is None else draws[np.isfinite(draws)]
     if good is None or not len(good):

@@ -94,7 +94,7 @@ class Selection:
             "budget_curve": view.curve if view else None,
             "budget_curve_of": wanted if view else None,
             "samples": samples(chosen.sample, chosen.sample_times, self.judge.frame.bins, self.seed),
-            "warnings": warnings + self.notes(chosen),
+            "warnings": warnings + self.notes(chosen) + _who_predicts(view),
         }
         return content, chosen
 
@@ -175,6 +175,15 @@ class Selection:
         return found
 
 
+def _who_predicts(view: Outlook | None) -> list[str]:
+    """Said where the law that predicts losses is not the one that decided the selection."""
+    if view is None or view.predicted["form"] == view.predicted["decider"]:
+        return []
+    told, decider = view.predicted["form"], view.predicted["decider"]
+    whose = "resamples in which the law is chosen anew" if view.gate.resamples else f"the {decider} law"
+    return [f"Losses are predicted by the chosen law ({told}), gains by {whose}; {decider} decided the selection."]
+
+
 def _spent(drawn: Draw, tally: Tally, budget: int) -> float:
     """Tokens that random is given: as many, or the whole budget where some was left unspent on purpose."""
     return float(budget) if drawn.facts.get("unspent") else float(tally.tokens)
@@ -211,9 +220,18 @@ def judge_of(
     if runs is not None and law_bins is not None:
         runs = _with_bins(runs, law_bins)
     n_params = None if runs is None or runs.n_params is None else float(np.median(runs.n_params))
-    seen = law.alternative(form) if form else law
-    oracle = oracle_of(seen, law, runs, resamples, seed)
-    return Judge(law, form, oracle, frame_of(census, bins, limits), law_bins is not None, n_params, warnings)
+    frame, entry = frame_of(census, bins, limits), law.alternative(form) if form else law
+    trusted = law if _can_ask(law, whole_pool(census, frame, law_bins is not None, n_params)) else entry
+    oracle = oracle_of(trusted, entry, law, runs, resamples, seed)
+    return Judge(law, form, oracle, frame, law_bins is not None, n_params, warnings)
+
+
+def _can_ask(law: Law, asked: Compositions) -> bool:
+    """Whether what is known here suffices for the law's form, and the form's code is there."""
+    try:
+        return not law.shape.missing(asked, law.frame)
+    except UserError:
+        return False
 
 
 def check_same_scores(law: Law, manifest: Mapping[str, Any]) -> None:
@@ -236,20 +254,22 @@ def _with_bins(runs: RunTable, bins: Bins) -> RunTable:
     return runs
 
 
-def oracle_of(seen: Law, chosen: Law, runs: RunTable | None, resamples: int, seed: int) -> Oracle:
-    """Predictions by `seen`; resampled choices among the forms that were tried when `chosen` was."""
+def oracle_of(trusted: Law, entry: Law, chosen: Law, runs: RunTable | None, resamples: int, seed: int) -> Oracle:
+    """Losses by the law `trusted`, beside those of the `entry` that decides the selection; resampled choices among the
+    forms that were tried when `chosen` was."""
     forms = [c["form"] for c in chosen.choice] or None
 
     def interval(asked: Compositions) -> tuple[Floats, Floats]:
-        if not seen.resamples:
+        if not trusted.resamples:
             nothing = np.full(len(asked), np.nan)
             return nothing, nothing
-        return seen.predict_interval(asked)
+        return trusted.predict_interval(asked)
 
     def redo(asked: Compositions) -> Floats:
         assert runs is not None
         return resampled(runs, forms, asked, resamples, seed, chosen.asked_scale, GATE_RULE).losses
 
+    told = (trusted.form, None if entry is trusted else entry.predict, entry.form)
     if runs is None or resamples == 0:
-        return Oracle(seen.predict, interval, None, 0)
-    return Oracle(seen.predict, interval, redo, random_seeds(runs))
+        return Oracle(trusted.predict, interval, None, 0, *told)
+    return Oracle(trusted.predict, interval, redo, random_seeds(runs), *told)

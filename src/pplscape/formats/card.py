@@ -89,7 +89,8 @@ class Card:
         predicted = s.get("predicted") or {}
         for key, label in (("selection", "predicted loss"), ("random", "predicted loss of random")):
             if key in predicted:
-                rows.append((label, f"{with_interval(predicted[key], 'loss', 4)} {NATS}"))
+                by = f", by the {predicted['form']} law" if predicted.get("form") else ""
+                rows.append((label, f"{with_interval(predicted[key], 'loss', 4)} {NATS}{by}"))
         if "gain" in predicted:
             rows.append(("predicted gain over random", f"{with_interval(predicted['gain'], digits=4)} {NATS}"))
         if gate := s.get("gate"):

@@ -218,7 +218,8 @@ def _fit_batch(
     thetas, values, errors = [], [], []
     for candidate in penalty.strengths:
         problem = problem_of(setting, log_loss, weight, np.full(len(weight), candidate))
-        theta, value = _solve(problem, starts, care)
+        before = [theta[:, None] for theta in thetas[-1:]]  # the last strength's fit: closer than any start
+        theta, value = _solve(problem, np.concatenate([starts, *before], axis=1), care)
         thetas.append(theta)
         values.append(value)
         errors.append(left_out_error(problem, theta, setting.regimes))

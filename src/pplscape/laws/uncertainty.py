@@ -27,7 +27,8 @@ from pplscape.laws.table import labels, noise_weights
 from pplscape.runs import RunTable
 
 LEAST_FREEDOM = 2.0
-"""Fewer degrees of freedom than this would make every interval infinite; it is used instead and said."""
+"""Fewer degrees of freedom than this would make every interval of cross-validation infinite; it is used instead and
+said (`words.noise_words`)."""
 TRUST = 0.25
 """Weight of a form's prior in refits: its spread is twice as wide as in the fit. Where E is hardly identified
 (utility, 8 trunks, noise 0.01 nats; 100-150 data sets) 90 % intervals held it in 97 % of cases with weight 1, in 88 %
@@ -45,7 +46,8 @@ class Noise:
     run: float
     """Standard deviation of ln L of one run given its trunk."""
     freedom: float
-    """Degrees of freedom behind a typical prediction's variance."""
+    """Degrees of freedom behind a typical prediction's variance: decides the t quantile in cross-validation (refits draw
+    their noise from its posterior instead), and is told to the reader."""
 
     @property
     def total(self) -> float:

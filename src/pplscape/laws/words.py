@@ -12,6 +12,7 @@ from pplscape.laws.forms.base import Floats
 from pplscape.laws.law import Law
 from pplscape.laws.scores import paired
 from pplscape.laws.table import labels, left_out_units
+from pplscape.laws.uncertainty import LEAST_FREEDOM
 from pplscape.runs import RunTable
 
 PAPER = "arXiv 2512.21515"
@@ -177,12 +178,27 @@ def diagnostics_words(d: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def noise_words(law: Law) -> list[str]:
+    """What the residuals say of the noise, and how well; empty for a law without refits."""
+    if not law.resamples:
+        return []
+    trunk, freedom = float(law.resamples["noise_trunk"]), float(law.resamples["freedom"])
+    share = trunk**2 / max(law.noise**2, 1e-300)
+    known = f"known from about {freedom:.0f} degrees of freedom"
+    if freedom <= LEAST_FREEDOM:
+        known = f"taken to be known from {LEAST_FREEDOM:.0f} degrees of freedom, though there are fewer"
+    return [
+        f"Noise of a run around the {law.form} law: {law.noise:.2%} of the loss, {share:.0%} of its variance shared by "
+        f"the branches of a trunk; {known}."
+    ]
+
+
 def summary(law: Law, choice: Choice) -> str:
     """summary.md: verdict, table of forms, parameters, diagnostics."""
     lines = ["# Data scaling law", "", law.verdict, "", "## Forms compared", "", *_forms_table(choice), ""]
     lines += [f"## Parameters of {law.form}", "", *_parameter_table(law), ""]
     lines += _optimum_section(law)
-    lines += ["## Diagnostics", "", *(f"- {line}" for line in diagnostics_words(law.diagnostics))]
+    lines += ["## Diagnostics", "", *(f"- {line}" for line in diagnostics_words(law.diagnostics) + noise_words(law))]
     if law.warnings:
         lines += ["", "## Warnings", "", *(f"- {w}" for w in law.warnings)]
     return "\n".join(lines) + "\n"

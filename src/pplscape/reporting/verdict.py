@@ -156,9 +156,10 @@ def four_numbers(run: RunFolder) -> list[Number]:
     kept_back = candidate and candidate != selection.get("used")
     label = f"Loss with the law’s choice ‘{candidate}’, not taken" if kept_back else "Loss with the selection"
     efficiency, costs = predicted.get("efficiency"), costs_of(run)
+    by = f", {predicted['form']} law" if predicted.get("form") else ""
     return [
-        _loss_number(label, predicted.get("selection"), measured_loss(run, used)),
-        _loss_number("Loss with random", predicted.get("random"), measured_loss(run, "random")),
+        _loss_number(label, predicted.get("selection"), measured_loss(run, used), by),
+        _loss_number("Loss with random", predicted.get("random"), measured_loss(run, "random"), by),
         Number("Tokens random needs for the same loss", *_saved(efficiency, run.budget)),
         Number("Scoring and pilots, as a share of the main run", *_cost(costs.share, costs.overhead)),
     ]
@@ -170,11 +171,11 @@ def measured_loss(run: RunFolder, strategy: str | None) -> Facts | None:
     return next((s for s in rows if s["strategy"] == strategy), None)
 
 
-def _loss_number(label: str, predicted: Facts | None, measured: Facts | None) -> Number:
+def _loss_number(label: str, predicted: Facts | None, measured: Facts | None, by: str) -> Number:
     value = number(predicted.get("loss")) if predicted else NOTHING
-    detail = f"predicted, {NATS}" if predicted else "not predicted: no law"
+    detail = f"predicted, {NATS}{by}" if predicted else "not predicted: no law"
     if predicted and predicted.get("low") is not None:
-        detail = f"predicted {interval(predicted['low'], predicted['high'])} {NATS}"
+        detail = f"predicted {interval(predicted['low'], predicted['high'])} {NATS}{by}"
     told = ""
     if measured:
         same_text = measured.get("loss_valid")  # what the law predicts; the test text has a level of its own

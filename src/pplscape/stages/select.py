@@ -28,7 +28,7 @@ from pplscape.text.cutback import write_subset
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns
 
-VERSION = 4
+VERSION = 5
 
 
 def select(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -212,3 +213,24 @@ def weighted_least_squares(design: Floats, target: Floats, weight: Floats, ridge
         gram = gram + ridge / (scale[..., None, :] * scale[..., :, None])
     right = np.einsum("...nq,...n->...q", scaled, weight * target)
     return np.linalg.solve(gram, right[..., None])[..., 0] / scale
+
+
+def non_negative_least_squares(design: Floats, target: Floats, weight: Floats) -> Floats:
+    """Batched least squares with coefficients >= 0: design [n, q], target [B, n], weight [B, n] -> [B, q].
+
+    Exact: all 2^q supports are tried, so only for few columns.
+    """
+    q = design.shape[-1]
+    best = np.zeros((len(target), q))
+    best_error = np.full(len(target), np.inf)
+    for support in product((False, True), repeat=q):
+        chosen = np.flatnonzero(support)
+        if not len(chosen):
+            continue
+        found = weighted_least_squares(design[:, chosen], target, weight)
+        error = (weight * (found @ design[:, chosen].T - target) ** 2).sum(-1)
+        better = (found >= 0).all(-1) & (error < best_error)
+        full = np.zeros_like(best)
+        full[:, chosen] = found
+        best[better], best_error[better] = full[better], error[better]
+    return best

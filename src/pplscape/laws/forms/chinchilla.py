@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, weighted_least_squares
+from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, non_negative_least_squares
 from pplscape.runs import Compositions
 
 
@@ -66,7 +66,7 @@ class Chinchilla(Form):
         unit_n, unit_d = np.exp(-alpha * data["log_n"].mean()), np.exp(-beta * data["log_d"].mean())
         columns = [np.exp(-alpha * data["log_n"]) / unit_n, np.exp(-beta * data["log_d"]) / unit_d]
         design = np.stack([*columns, np.ones_like(columns[0])], axis=-1)
-        linear = _non_negative(design, loss, weight / loss**2)
+        linear = non_negative_least_squares(design, loss, weight / loss**2)
         amounts = np.maximum(linear / [unit_n, unit_d, 1.0], 1e-12)
         return np.concatenate([np.log(amounts), np.broadcast_to(exponents, (len(loss), 2))], axis=-1)
 
@@ -75,21 +75,3 @@ class Chinchilla(Form):
 
     def theta(self, params: Floats, frame: Frame) -> Floats:
         return np.concatenate([np.log(params[..., :3]), params[..., 3:]], axis=-1)
-
-
-def _non_negative(design: Floats, target: Floats, weight: Floats) -> Floats:
-    """Least squares [n, q], [B, n] -> [B, q] with coefficients >= 0, exactly, by trying all supports of few columns."""
-    q = design.shape[-1]
-    best = np.zeros((len(target), q))
-    best_error = np.full(len(target), np.inf)
-    for support in product((False, True), repeat=q):
-        chosen = np.flatnonzero(support)
-        if not len(chosen):
-            continue
-        found = weighted_least_squares(design[:, chosen], target, weight)
-        error = (weight * (found @ design[:, chosen].T - target) ** 2).sum(-1)
-        better = (found >= 0).all(-1) & (error < best_error)
-        full = np.zeros_like(best)
-        full[:, chosen] = found
-        best[better], best_error[better] = full[better], error[better]
-    return best

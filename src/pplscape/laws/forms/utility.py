@@ -124,7 +124,10 @@ class Utility(Form):
         return np.log(loss), derivative / loss[..., None]
 
     def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
-        """(E, beta, shape) on a grid; `((L-E)/(L0-E))^(-1/beta) - 1`, linear in u, solved with a ridge of spread 1."""
+        """(E, beta, shape) on a grid; `((L-E)/(L0-E))^(-1/beta) - 1`, linear in u, solved with a ridge of spread 1.
+
+        Each also with all bins alike: where the penalty is strong, fits that start far apart end far above the best.
+        """
         assert frame.base_loss is not None
         floor = np.minimum(gap_floor_grid(loss, weight, 5), 0.99 * frame.base_loss)
         shapes = np.log([0.3, 1.0, 3.0, 20.0]) if self.variant == "saturating" else np.array([0.25, 0.5, 0.75, 1.0])
@@ -133,7 +136,9 @@ class Utility(Form):
             for beta in (0.1, 0.25, 0.6, 1.5)
             for shape in shapes
         ]
-        return np.concatenate(found, axis=1)
+        starts = np.concatenate(found, axis=1)
+        alike = np.concatenate([starts[..., :4], np.zeros_like(starts[..., 4:])], axis=-1)
+        return np.concatenate([starts, alike], axis=1)
 
     def _linear_starts(
         self, data: Data, loss: Floats, weight: Floats, frame: Frame, floor: Floats, beta: float, shape: float
