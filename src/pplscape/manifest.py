@@ -269,12 +269,15 @@ class StageFolder:
             if changed:
                 warnings.warn(f"{self.out} was written with other library versions than {changed}.", stacklevel=3)
             return True
-        if not self.overwrite:
-            known = json.loads(json.dumps(self.identity, default=str))
-            differing = [k for k in known if manifest.get(k) != known[k]]
-            if differing == ["inputs"] and self._extends(manifest):
-                self.base = manifest
-                return False
+        known = json.loads(json.dumps(self.identity, default=str))
+        differing = [k for k in known if manifest.get(k) != known[k]]
+        if differing == ["inputs"]:
+            try:
+                self.base = manifest if self._extends(manifest) else None
+            except StaleOutput:
+                if not self.overwrite:
+                    raise
+        if not self.overwrite and not self.base:
             raise StaleOutput(
                 f"{self.out} holds the result of another configuration (different: {', '.join(differing)}); "
                 "choose another --out or pass --overwrite."

@@ -15,8 +15,8 @@ from pplscape.engines.base import Ids, Nll
 from pplscape.engines.fake import FakeEngine
 from pplscape.errors import UserError
 from pplscape.manifest import read_manifest
-from pplscape.stages.prepare import prepare
 from pplscape.scoring import score_part
+from pplscape.stages.prepare import prepare
 from pplscape.stages.score import score
 from pplscape.text.prepared import Prepared
 
