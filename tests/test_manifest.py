@@ -73,8 +73,9 @@ def test_killed_between_manifest_and_rename(tmp_path: Path) -> None:
     with pytest.raises(StaleOutput, match="unfinished work"):
         _stage(tmp_path / "s", 2).__enter__()
     with _stage(tmp_path / "s") as folder:
-        folder.finish({"in": 1, "out": 1})
+        assert folder.finished
     assert fingerprint_input(tmp_path / "s") == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
 def test_unfinished_work_is_resumed(tmp_path: Path) -> None:

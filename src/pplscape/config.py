@@ -81,6 +81,7 @@ class RunConfig(_Strict):
     general_tokens: int = Field(default=12_288, gt=0, description="size of the self-samples")
     sample: float = Field(default=1.0, gt=0, le=1, description="share of the corpus' documents to read")
     limit_tokens: int | None = Field(default=None, gt=0, description="read about this many tokens of the corpus")
+    max_row_bytes: int = Field(default=256_000_000, gt=0, description="longer JSON lines and texts are rejected")
     forms: list[str] | None = Field(default=None, description="laws to fit; default: all the runs permit")
     bootstrap: int = Field(default=500, ge=0)
     strategy: str = "auto"

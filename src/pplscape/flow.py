@@ -75,7 +75,8 @@ class Flow:
             chunk_tokens=c.chunk_tokens, min_tokens=c.min_tokens, valid=c.valid_tokens, test=c.test_tokens,
             columns=Columns(text=c.text_column, id=c.id_column),
             eval_columns=Columns(text=c.eval_column) if c.eval_column else None, near_duplicates=c.near_duplicates,
-            sample=c.sample, limit_tokens=c.limit_tokens, seed=c.seed, revision=c.revision, **self.again,
+            sample=c.sample, limit_tokens=c.limit_tokens, max_row_bytes=c.max_row_bytes, seed=c.seed,
+            revision=c.revision, **self.again,
         )  # fmt: skip
         score(
             out / "prepared", model=self.model, out=out / "scores", dtype=c.score_dtype, context=c.context,

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pplscape import schema
 from pplscape.engines.base import Engine, Ids
+from pplscape.text.tokenizer import Failed, attempt
 
 SLICE_CHUNKS = 1024
 """Chunks scored between two signs of progress; batches are cut within a slice."""
@@ -34,7 +35,7 @@ def score_part(
 def _score_slice(
     engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids] | None
 ) -> tuple[pa.Table, pa.Table]:
-    ids = engine.encode(texts)
+    ids, failed = _encode(engine, texts)
     lengths = np.asarray(chunks["length"])
     agrees = np.array([len(i) == n for i, n in zip(ids, lengths, strict=True)], dtype=bool)
     keep = np.flatnonzero(agrees)
@@ -46,10 +47,20 @@ def _score_slice(
     columns = {name: chunks[name].take(pa.array(good)) for name in chunks.column_names}
     columns |= {"n_tokens": pa.array(n_tokens[finite], pa.int32()), "nll_sum": pa.array(sums[finite], pa.float64())}
     scores = pa.table({f.name: columns[f.name] for f in schema.SCORES}, schema=schema.SCORES)
-    rejected = [(int(i), "token_count_changed", f"cut with {lengths[i]} tokens, encoded to {len(ids[i])}")
-                for i in np.flatnonzero(~agrees)]  # fmt: skip
+    rejected = [
+        (int(i), "tokenizer_failed", failed[i]) if i in failed
+        else (int(i), "token_count_changed", f"cut with {lengths[i]} tokens, encoded to {len(ids[i])}")
+        for i in np.flatnonzero(~agrees).tolist()
+    ]  # fmt: skip
     rejected += [(int(i), "not_finite", "the model's log-likelihood is not finite") for i in keep[~finite]]
     return scores, _rejected_table(chunks, rejected)
+
+
+def _encode(engine: Engine, texts: list[str]) -> tuple[list[Ids], dict[int, str]]:
+    """(ids of each text, why there are none by position)."""
+    found = attempt(engine.encode, texts)
+    failed = {i: f.detail for i, f in enumerate(found) if isinstance(f, Failed)}
+    return [np.empty(0, np.int32) if isinstance(f, Failed) else f for f in found], failed
 
 
 def _rejected_table(chunks: pa.Table, rejected: list[tuple[int, str, str]]) -> pa.Table:

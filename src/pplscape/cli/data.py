@@ -51,6 +51,7 @@ def prepare(
     test_tokens: int = 100_000,
     near_duplicates: Annotated[str, typer.Option(help="remove, keep, or the number to keep of each group.")] = "remove",
     sample: Annotated[float, typer.Option(help="Share of the documents to read, chosen by hash.")] = 1.0,
+    max_row_bytes: Annotated[int, typer.Option(help="Longer JSON lines and texts are rejected.")] = 256_000_000,
     limit: Limit = None,
     limit_tokens: LimitTokens = None,
     seed: Seed = 0,
@@ -68,7 +69,8 @@ def prepare(
         inputs, model=model_path(model), out=out, heldout=heldout, eval=eval, columns=columns,
         eval_columns=eval_columns, chunk_tokens=chunk_tokens, min_tokens=min_tokens, valid=valid_tokens,
         test=test_tokens, near_duplicates=_keep(near_duplicates), sample=sample, limit=limit,
-        limit_tokens=limit_tokens, seed=seed, revision=revision, overwrite=overwrite, dry_run=dry_run,
+        limit_tokens=limit_tokens, max_row_bytes=max_row_bytes, seed=seed, revision=revision, overwrite=overwrite,
+        dry_run=dry_run,
     )  # fmt: skip
 
 

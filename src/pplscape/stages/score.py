@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def score(
     `inputs`: a prepared folder, or what `prepare` reads: it is then prepared without held-out text into a folder beside
     OUT (`OUT-prepared`), in chunks of `chunk_tokens`, at most `limit` documents or `limit_tokens` tokens. Each finished
     part survives a kill. `context`: a chunk is scored after up to so many tokens of its document that stand before it,
-    which are not scored themselves. Rows that cannot be scored are rejected with a reason, never dropped.
+    which are not scored themselves. If files were added to the corpus, only its new parts are scored. Rows that cannot
+    be scored are rejected with a reason, never dropped.
     UserError: the model's tokenizer is not the one the chunks were cut with; a limit for what is prepared already.
     """
     if context < 0:
@@ -54,14 +56,20 @@ def score(
         stage="score",
         version=VERSION,
         config=config,
-        inputs={"prepared": prepared},
+        inputs={"prepared": prepared, **corpus.part_keys(split)},
         overwrite=overwrite,
+        extends=partial(_parts_stay, corpus.part_keys(split)),
     ) as folder:
         if not folder.finished:
             counts = _score_parts(corpus, split, scorer, context, folder)
             facts = {**scorer.facts.as_dict(), "chunk_tokens": corpus.facts["chunk_tokens"], "context": context}
             folder.finish({**counts, "facts": facts})
     return Path(out)
+
+
+def _parts_stay(parts: dict[str, str], manifest: dict[str, Any]) -> bool:
+    """Whether files were added to the corpus since: the parts scored then are parts of it still."""
+    return all(parts.get(name) == key for name, key in manifest["inputs"].items() if name != "prepared")
 
 
 def _prepared(

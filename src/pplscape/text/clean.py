@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -23,6 +23,8 @@ SHINGLE, GRAM = 5, 13
 PERMUTATIONS, BANDS, ROWS = 128, 21, 6
 """21 bands of 6 rows find a pair of similarity 0.8 with probability 0.998, one of 0.5 with 0.28 (then verified)."""
 SIMILARITY = 0.8
+COMPARED = 64
+"""Most documents kept for comparison under one key of a band: bounds time and memory for families of similar pages."""
 _BLOCK = 1 << 20
 """Characters hashed at a time, cut at a space: bounds memory to some 40 MB whatever the length of a document."""
 _CHAR, _SEQUENCE = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
@@ -54,12 +56,12 @@ def _powers(base: int, n: int) -> Hashes:
 def hash_words(text: str) -> NDArray[np.uint32]:
     """One hash per word of the lower-cased text."""
     text = text.lower()
-    found = []
-    while len(text) > _BLOCK:
-        stop = text.rfind(" ", 0, _BLOCK) + 1 or _BLOCK
-        found.append(_hash_block(text[:stop]))
-        text = text[stop:]
-    return np.concatenate([*found, _hash_block(text)])
+    found, start = [], 0
+    while len(text) - start > _BLOCK:
+        stop = text.rfind(" ", start, start + _BLOCK) + 1 or start + _BLOCK
+        found.append(_hash_block(text[start:stop]))
+        start = stop
+    return np.concatenate([*found, _hash_block(text[start:])])
 
 
 def _hash_block(text: str) -> NDArray[np.uint32]:
@@ -113,8 +115,7 @@ def shingles(words: NDArray[np.uint32], text: str) -> Hashes:
     found = sequences(words, SHINGLE)
     if len(found):
         return found
-    whole = hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=8).digest()
-    return np.array([int.from_bytes(whole, "big")], np.uint64)
+    return np.array([text_key(text.lower())], np.uint64)
 
 
 def signatures(documents: Sequence[Hashes]) -> NDArray[np.uint32]:
@@ -140,32 +141,74 @@ def band_keys(signature: NDArray[np.uint32]) -> Hashes:
 class NearDuplicates:
     """Documents seen so far; `find` returns the first of them that a new document nearly repeats.
 
-    Only documents whose band keys occur more than once in the corpus are kept in the buckets: most cost nothing.
+    Only documents that share a band's key with another one of the corpus take part: in memory are 0.6 kB for each of
+    these and 4 bytes for each other; some 300 bytes a document while the keys are counted.
     """
 
-    def __init__(self, signature: NDArray[np.uint32]):
-        self._signature = signature
-        keys = band_keys(signature)
-        self._shared: dict[int, list[int]] = {}
-        for band in range(BANDS):
-            _, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
-            for i in np.flatnonzero(counts[inverse] > 1):
-                self._shared.setdefault(int(i), []).append(int(keys[i, band]))
-        self._buckets: dict[int, list[int]] = {}
+    def __init__(self, blocks: Callable[[], Iterable[NDArray[np.uint32]]]):
+        """`blocks`: gives the signatures of all documents, in blocks [?, PERMUTATIONS]; called twice."""
+        bucket, n_buckets = _buckets([np.ascontiguousarray(band_keys(b).T) for b in blocks()])
+        shared = np.asarray((bucket >= 0).any(axis=1))
+        self._document = np.flatnonzero(shared)
+        self._row = np.where(shared, np.cumsum(shared) - 1, -1).astype(np.int32)
+        self._bucket = bucket[shared]
+        self._signature = _chosen(blocks(), shared)
+        self._first = np.full(n_buckets, -1, np.int32)
+        """Row of the first document kept in each bucket."""
+        self._further: dict[int, list[int]] = {}
 
     def find(self, i: int) -> int | None:
         """The earliest kept document whose estimated similarity with document i is at least SIMILARITY."""
-        candidates = sorted({j for key in self._shared.get(i, ()) for j in self._buckets.get(key, ())})
-        if not candidates:
+        mine = self._buckets_of(i)
+        first = self._first[mine]
+        rows = {*first[first >= 0].tolist(), *(r for b in mine.tolist() for r in self._further.get(b, ()))}
+        if not rows:
             return None
-        equal = (self._signature[candidates] == self._signature[i]).mean(axis=1)
+        candidates = sorted(rows)
+        equal = (self._signature[candidates] == self._signature[self._row[i]]).mean(axis=1)
         hits = np.flatnonzero(equal >= SIMILARITY)
-        return candidates[int(hits[0])] if len(hits) else None
+        return int(self._document[candidates[int(hits[0])]]) if len(hits) else None
 
     def keep(self, i: int) -> None:
         """Later documents are compared with document i."""
-        for key in self._shared.get(i, ()):
-            self._buckets.setdefault(key, []).append(i)
+        for b in self._buckets_of(i).tolist():
+            if self._first[b] < 0:
+                self._first[b] = self._row[i]
+            elif len(further := self._further.setdefault(b, [])) < COMPARED - 1:
+                further.append(int(self._row[i]))
+
+    def _buckets_of(self, i: int) -> NDArray[np.int32]:
+        if self._row[i] < 0:
+            return np.empty(0, np.int32)
+        found = self._bucket[self._row[i]]
+        return found[found >= 0]
+
+
+def _buckets(keys: list[Hashes]) -> tuple[NDArray[np.int32], int]:
+    """[n, BANDS] number of the bucket of every document in every band, -1 where it would be alone; their number.
+
+    `keys`: blocks [BANDS, ?].
+    """
+    columns, total = list[NDArray[np.int32]](), 0
+    if not keys:
+        return np.empty((0, BANDS), np.int32), 0
+    for band in range(BANDS):
+        found = np.concatenate([k[band] for k in keys])
+        _, inverse, counts = np.unique(found, return_inverse=True, return_counts=True)
+        repeated = counts > 1
+        number = np.where(repeated, np.cumsum(repeated) - 1 + total, -1).astype(np.int32)
+        columns.append(number[inverse])
+        total += int(repeated.sum())
+    return np.stack(columns, axis=1), total
+
+
+def _chosen(blocks: Iterable[NDArray[np.uint32]], wanted: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """The wanted [n] rows of blocks that have n rows together."""
+    found, start = [np.empty((0, PERMUTATIONS), np.uint32)], 0
+    for block in blocks:
+        found.append(block[wanted[start : start + len(block)]])
+        start += len(block)
+    return np.concatenate(found)
 
 
 class Overlap:
@@ -206,4 +249,38 @@ class Overlap:
 
 def text_key(text: str) -> int:
     """64-bit hash of a text up to white space."""
-    return int.from_bytes(hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest(), "big")
+    return hash64(" ".join(text.split()))
+
+
+def hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+class HashSet:
+    """A growing set of 64-bit hashes in 8 bytes each: sorted arrays, merged as they grow, and a set of the newest."""
+
+    _NEWEST = 1 << 16
+
+    def __init__(self) -> None:
+        self._newest: set[int] = set()
+        self._sorted: list[Hashes] = []
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._newest or any(_holds(array, key) for array in self._sorted)
+
+    def add(self, key: int) -> None:
+        self._newest.add(key)
+        if len(self._newest) < self._NEWEST:
+            return
+        merged = np.fromiter(self._newest, np.uint64, len(self._newest))
+        merged.sort()
+        self._newest = set()
+        while self._sorted and len(self._sorted[-1]) <= len(merged):
+            merged = np.concatenate([self._sorted.pop(), merged])
+            merged.sort(kind="stable")
+        self._sorted.append(merged)
+
+
+def _holds(array: Hashes, key: int) -> bool:
+    at = int(np.searchsorted(array, np.uint64(key)))
+    return at < len(array) and int(array[at]) == key

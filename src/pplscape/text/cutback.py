@@ -5,7 +5,8 @@ chunks of a document become one row, which keeps the row's id and all its other 
 document get the id `id#chunk_index`. A chunk that is taken r times appears r times. Whole documents keep their bytes.
 
 A text file holds one document, so its pieces are files: `name.txt`, `name#chunk_index.txt`, and for the r-th
-repetition `name~r.txt`. Rows of a hub dataset are written as JSONL.
+repetition `name~r.txt`. A text file so large that it is a collection stays one file, its pieces are paragraphs. Rows of
+a hub dataset are written as JSONL.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,11 +27,14 @@ import pyarrow as pa
 
 from pplscape.errors import UserError
 from pplscape.manifest import cannot_write, write_atomic
-from pplscape.text.inputs import form_of, location, name_of, open_input
+from pplscape.text.inputs import Form, form_of, location, name_of, open_input
 from pplscape.text.prepared import Prepared
-from pplscape.text.read import Broken, Columns, dataset_rows, decode, get_path, parse_line, read_bytes, read_lines
+from pplscape.text.read import Columns, dataset_rows, decode, get_path, parse_line
+from pplscape.text.stream import MAX_ROW_BYTES, Broken, read_lines, read_texts
 
 ROWS_AT_ONCE = 1024
+Rows = Iterator[tuple[int, tuple[bytes, Any]]]
+"""(row, (its line, the line again or the row as an object))."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,11 @@ def write_subset(
     UserError if an input file has changed since `prepare`, or cannot be read.
     """
     columns = columns or Columns(**prepared.facts["columns"])
+    limit = prepared.facts.get("max_row_bytes", MAX_ROW_BYTES)
     files: dict[str, dict[str, int]] = {}
     for path, group in groupby(_wanted(prepared, selected), key=lambda w: w.path):
         counted = _Counted(group)
-        name = _write_file(path, counted, Path(folder), columns)
+        name = _write_file(path, counted, Path(folder), columns, limit)
         files[name] = {"documents": counted.documents, "rows": counted.rows}
     return {"files": files, "documents": sum(f["documents"] for f in files.values()), "rows": _rows_of(files)}
 
@@ -131,7 +136,7 @@ def _wanted(prepared: Prepared, selected: pa.Table) -> Iterator[Wanted]:
         )
 
 
-def _write_file(path: str, wanted: _Counted, folder: Path, columns: Columns) -> str:
+def _write_file(path: str, wanted: _Counted, folder: Path, columns: Columns, limit: int) -> str:
     """Write what is wanted of one input file; its name under `folder`."""
     kind, name = form_of(path).kind, name_of(path)
     if kind == "hf":
@@ -140,12 +145,12 @@ def _write_file(path: str, wanted: _Counted, folder: Path, columns: Columns) -> 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if kind == "text":
-            for w in wanted:
-                _write_texts(w, target)
+            _write_texts(path, wanted, target)
         elif kind == "parquet":
             _write_parquet(path, wanted, target, columns)
         else:
-            _write_jsonl(path, wanted, target, columns)
+            rows = _read_dataset(path) if kind == "hf" else _read_jsonl(path, limit)
+            _write_jsonl(path, rows, wanted, target, columns)
     except OSError as error:
         raise cannot_write(target, error) from error
     return name
@@ -161,17 +166,39 @@ def _changed(path: str, row: int) -> UserError:
 # --- text files ---
 
 
-def _write_texts(w: Wanted, target: Path) -> None:
-    raw = read_bytes(w.path)
-    if decode(raw) != w.text:
-        raise _changed(w.path, w.row)
-    form = form_of(w.path)
+def _write_texts(path: str, wanted: _Counted, target: Path) -> None:
+    form, texts = form_of(path), read_texts(path)
+    with ExitStack() as stack:
+        collection: BinaryIO | None = None
+        for w in wanted:
+            row, raw = next((t for t in texts if (t[0] or 0) == w.row), (0, b""))
+            if isinstance(raw, Broken) or decode(raw) != w.text:
+                raise _changed(w.path, w.row)
+            if row is None:
+                _write_files(w, raw, target, form)
+                continue
+            collection = collection or stack.enter_context(_replacing(target, form.compression))
+            for piece in w.pieces:
+                data = w.text[piece.start : piece.end].encode()
+                collection.write(data if data.endswith(b"\n") else data + b"\n\n")
+
+
+def _write_files(w: Wanted, raw: bytes, target: Path, form: Form) -> None:
     for piece in w.pieces:
         data = raw if w.is_whole(piece) else w.text[piece.start : piece.end].encode()
         part = "" if piece.first else f"#{piece.chunk_index}"
         again = "" if piece.copy == 1 else f"~{piece.copy}"
         suffixes = target.name.removeprefix(form.stem)
         write_atomic(target.with_name(f"{form.stem}{part}{again}{suffixes}"), _compress(data, form.compression))
+
+
+@contextmanager
+def _replacing(target: Path, compression: str) -> Iterator[BinaryIO]:
+    """A stream that becomes the target file when it is closed without an error."""
+    temporary = target.with_name(target.name + ".tmp")
+    with open(temporary, "wb") as file, _compressor(file, compression) as out:
+        yield out
+    os.replace(temporary, target)
 
 
 def _compress(data: bytes, compression: str) -> bytes:
@@ -199,10 +226,8 @@ def _compressor(file: BinaryIO, compression: str) -> Iterator[BinaryIO]:
 # --- JSONL ---
 
 
-def _write_jsonl(path: str, wanted: _Counted, target: Path, columns: Columns) -> None:
-    temporary = target.with_name(target.name + ".tmp")
-    rows = _read_dataset(path) if form_of(path).kind == "hf" else _read_jsonl(path)
-    with open(temporary, "wb") as file, _compressor(file, form_of(path).compression) as out:
+def _write_jsonl(path: str, rows: Rows, wanted: _Counted, target: Path, columns: Columns) -> None:
+    with _replacing(target, form_of(path).compression) as out:
         for w in wanted:
             line, value = _find(rows, w)
             if get_path(value, columns.text) != w.text:
@@ -210,21 +235,20 @@ def _write_jsonl(path: str, wanted: _Counted, target: Path, columns: Columns) ->
             for piece in w.pieces:
                 keep = w.is_whole(piece) and piece.first
                 out.write((line if keep else _dump(_cut_row(value, w, piece, columns))) + b"\n")
-    os.replace(temporary, target)
 
 
-def _read_jsonl(path: str) -> Iterator[tuple[int, tuple[bytes, Any]]]:
-    for row, line in read_lines(path):
+def _read_jsonl(path: str, limit: int) -> Rows:
+    for row, line in read_lines(path, limit):
         if not isinstance(line, Broken):
             yield row, (line.removeprefix(b"\xef\xbb\xbf"), line)
 
 
-def _read_dataset(path: str) -> Iterator[tuple[int, tuple[bytes, Any]]]:
+def _read_dataset(path: str) -> Rows:
     for row, value in dataset_rows(path):
         yield row, (_dump(value), value)
 
 
-def _find(rows: Iterator[tuple[int, tuple[bytes, Any]]], w: Wanted) -> tuple[bytes, Mapping[str, Any]]:
+def _find(rows: Rows, w: Wanted) -> tuple[bytes, Mapping[str, Any]]:
     for row, (line, value) in rows:
         if row == w.row:
             parsed = parse_line(value) if isinstance(value, bytes) else value

@@ -1,10 +1,12 @@
 """First pass over the input: read, chunk and hash every document once, spooled in parts.
 
-Nothing is decided here that needs the whole corpus. A part holds about PART_CHARS characters of text in three files
+Nothing is decided here that needs the whole corpus. A part holds about PART_CHARS characters of text or PART_ROWS rows,
+in three files
     NAME.chunks.parquet    all chunks, short ones too, with the hash of their text
     NAME.rejected.parquet  rows that could not be read, documents that are too short
     NAME.parquet           the other documents with word hashes and MinHash signature; written last: the part is whole
-Parts depend on the input alone, so a killed run skips the parts it finds and ends with the same bytes.
+Parts depend on the input alone, so a killed run skips the parts it finds and ends with the same bytes: it reads the
+input again, but no text is tokenised or hashed twice, save the part it was at.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from numpy.typing import NDArray
 from pplscape.manifest import StageFolder
 from pplscape.schema import DOCUMENTS, REJECTED
 from pplscape.text.chunk import Chunk, Chunker
-from pplscape.text.clean import PERMUTATIONS, hash_words, shingles, signatures, text_key
+from pplscape.text.clean import PERMUTATIONS, HashSet, hash64, hash_words, shingles, signatures, text_key
 from pplscape.text.read import Document, Rejected
+from pplscape.text.split import uniform
+from pplscape.text.tokenizer import Failed, attempt
 
-PART_CHARS = 8_000_000
+PART_CHARS, PART_ROWS = 8_000_000, 20_000
 BATCH_CHARS = 1_000_000
 """Text tokenised at a time: bounds the memory of encodings (about 100 bytes a token)."""
 
@@ -44,21 +48,28 @@ _SPOOLED = pa.schema(
 
 
 class Ids:
-    """Makes document ids unique: a repeated id gets `~2`, `~3` ... in reading order."""
+    """Makes document ids unique: a repeated id gets `~2`, `~3` ... in reading order. Holds hashes, not ids."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+        self._seen = HashSet()
+        self._times: dict[str, int] = {}
 
     def unique(self, doc_id: str) -> str:
-        n = self._seen.get(doc_id, 0) + 1
-        self._seen[doc_id] = n
-        if n == 1:
+        if self.add(doc_id):
             return doc_id
-        candidate = f"{doc_id}~{n}"
-        if candidate in self._seen:
-            return self.unique(doc_id)
-        self._seen[candidate] = 1
-        return candidate
+        n = self._times.get(doc_id, 1) + 1
+        while not self.add(f"{doc_id}~{n}"):
+            n += 1
+        self._times[doc_id] = n
+        return f"{doc_id}~{n}"
+
+    def add(self, doc_id: str) -> bool:
+        """Whether the id is new."""
+        key = hash64(doc_id)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
 
 
 @dataclass
@@ -83,7 +94,7 @@ def parts_of(rows: Iterable[Document | Rejected], ids: Ids, limit: int | None) -
         if isinstance(row, Document):
             row = Document(ids.unique(row.doc_id), row.text, row.source, row.path, row.row)
         part.add(row)
-        if part.chars >= PART_CHARS:
+        if part.chars >= PART_CHARS or len(part.rows) >= PART_ROWS:
             yield part
             part = Part()
     if part.rows:
@@ -125,26 +136,37 @@ def _spool(folder: StageFolder, name: str, part: Part, chunker: Chunker, left: i
     documents: list[Document] = []
     chunks: list[list[Chunk]] = []
     rejected: list[Rejected] = []
-    tokens, complete = 0, True
+    tokens, n_rows, all_tokens, complete = 0, 0, 0, True
     for row, cut in _with_chunks(part.rows, chunker):
         if isinstance(row, Rejected):
             rejected.append(row)
+            n_rows += 1
             continue
         total = sum(c.length for c in cut)
         kept = sum(c.length for c in cut if c.length >= chunker.min_tokens)
         if left is not None and tokens + kept > left and (documents or not first):
             complete = False
             break
+        n_rows, all_tokens = n_rows + 1, all_tokens + total
         if kept:
             documents.append(row)
             chunks.append(cut)
             tokens += kept
         else:
             rejected.append(too_short(row, total, chunker.min_tokens))
-    folder.write_table(f"{name}.chunks.parquet", _chunk_table(documents, chunks))
     folder.write_table(f"{name}.rejected.parquet", rejected_table(rejected))
-    facts = {"tokens": str(tokens), "complete": "yes" if complete else "no"}
-    folder.write_table(f"{name}.parquet", _document_table(documents, chunks, chunker).replace_schema_metadata(facts))
+    facts = {"rows": str(n_rows), "all_tokens": str(all_tokens), "complete": "yes" if complete else "no"}
+    write_spool(folder, name, documents, chunks, chunker.min_tokens, {**facts, "tokens": str(tokens)})
+
+
+def write_spool(
+    folder: StageFolder, name: str, documents: list[Document], chunks: list[list[Chunk]], min_tokens: int,
+    facts: dict[str, str],
+) -> None:  # fmt: skip
+    """The chunks, then the documents: with them the part is whole."""
+    folder.write_table(f"{name}.chunks.parquet", _chunk_table(documents, chunks))
+    tokens = [sum(c.length for c in found if c.length >= min_tokens) for found in chunks]
+    folder.write_table(f"{name}.parquet", _document_table(documents, tokens).replace_schema_metadata(facts))
 
 
 def too_short(document: Document, tokens: int, min_tokens: int) -> Rejected:
@@ -155,7 +177,10 @@ def too_short(document: Document, tokens: int, min_tokens: int) -> Rejected:
 def _with_chunks(
     rows: Sequence[Document | Rejected], chunker: Chunker
 ) -> Iterator[tuple[Document | Rejected, list[Chunk]]]:
-    """Every row with its chunks (none for a rejected one), tokenised in batches."""
+    """Every row with its chunks (none for a rejected one), tokenised in batches.
+
+    A document that the tokenizer fails on becomes a rejected row.
+    """
     start = 0
     while start < len(rows):
         stop, chars = start, 0
@@ -164,10 +189,19 @@ def _with_chunks(
             chars += len(row.text) if isinstance(row, Document) else 0
             stop += 1
         batch = rows[start:stop]
-        cut = iter(chunker.cut([r.text for r in batch if isinstance(r, Document)]))
+        cuts = attempt(chunker.cut, _texts(batch))
+        cut = iter(cuts)
         for row in batch:
-            yield row, next(cut) if isinstance(row, Document) else []
+            found = next(cut) if isinstance(row, Document) else []
+            if isinstance(row, Document) and isinstance(found, Failed):
+                yield Rejected(row.doc_id, row.path, row.row, "tokenizer_failed", found.detail), []
+            elif not isinstance(found, Failed):
+                yield row, found
         start = stop
+
+
+def _texts(rows: Sequence[Document | Rejected]) -> list[str]:
+    return [r.text for r in rows if isinstance(r, Document)]
 
 
 def _chunk_table(documents: list[Document], chunks: list[list[Chunk]]) -> pa.Table:
@@ -185,7 +219,7 @@ def _chunk_table(documents: list[Document], chunks: list[list[Chunk]]) -> pa.Tab
     return pa.table([pa.array(v, f.type) for v, f in zip(columns, _CHUNKS, strict=True)], schema=_CHUNKS)
 
 
-def _document_table(documents: list[Document], chunks: list[list[Chunk]], chunker: Chunker) -> pa.Table:
+def _document_table(documents: list[Document], tokens: list[int]) -> pa.Table:
     words = [hash_words(d.text) for d in documents]
     signature = signatures([shingles(w, d.text) for w, d in zip(words, documents, strict=True)])
     columns = [
@@ -194,7 +228,7 @@ def _document_table(documents: list[Document], chunks: list[list[Chunk]], chunke
         [d.path for d in documents],
         [d.row for d in documents],
         [d.text for d in documents],
-        [sum(c.length for c in found if c.length >= chunker.min_tokens) for found in chunks],
+        tokens,
         [w.astype("<u4").tobytes() for w in words],
         [s.astype("<u4").tobytes() for s in signature],
     ]
@@ -246,28 +280,39 @@ def read_part(folder: StageFolder, name: str, wanted: NDArray[np.bool_]) -> Iter
 
 @dataclass(frozen=True)
 class Index:
-    """What decisions about the whole corpus need: [n] documents in reading order."""
+    """What decisions about the whole corpus need: [n] documents in reading order; some 60 bytes each."""
 
-    doc_id: list[str]
-    source: list[str]
+    doc_id: pa.ChunkedArray
+    hashes: NDArray[np.float64]
+    """`split.uniform` of the ids."""
+    source: NDArray[np.int32]
+    """The number of each one's source."""
     tokens: NDArray[np.int64]
-    signature: NDArray[np.uint32]
-    """[n, PERMUTATIONS]."""
     part_sizes: list[int]
 
 
-def read_index(folder: StageFolder, names: Sequence[str]) -> Index:
-    """Ids, token counts and signatures of all documents of the given parts; no text."""
-    tables = [
-        pq.read_table(
-            folder.path / f"{n}.parquet", columns=["doc_id", "source", "tokens", "signature"]
-        ).replace_schema_metadata()
-        for n in names
-    ]
-    if not tables:
-        return Index([], [], np.empty(0, np.int64), np.empty((0, PERMUTATIONS), np.uint32), [])
-    table = pa.concat_tables(tables).combine_chunks()
-    raw = b"".join(table["signature"].to_pylist())
-    signature = np.frombuffer(raw, "<u4").reshape(-1, PERMUTATIONS).astype(np.uint32)
-    sizes = [t.num_rows for t in tables]
-    return Index(table["doc_id"].to_pylist(), table["source"].to_pylist(), table["tokens"].to_numpy(), signature, sizes)
+def read_index(folder: StageFolder, names: Sequence[str], seed: int) -> Index:
+    """Ids, sources and token counts of all documents of the given parts; no text."""
+    tables = [pq.read_table(folder.path / f"{n}.parquet", columns=["doc_id", "source", "tokens"]) for n in names]
+    table = pa.concat_tables(t.replace_schema_metadata() for t in tables) if tables else _SPOOLED.empty_table()
+    ids = (doc_id for chunk in table["doc_id"].chunks for doc_id in chunk.to_pylist())
+    return Index(
+        doc_id=table["doc_id"],
+        hashes=np.fromiter((uniform(seed, d) for d in ids), np.float64, table.num_rows),
+        source=table["source"].combine_chunks().dictionary_encode().indices.to_numpy(),
+        tokens=table["tokens"].to_numpy(),
+        part_sizes=[t.num_rows for t in tables],
+    )
+
+
+def read_signatures(folder: StageFolder, names: Sequence[str]) -> Iterator[NDArray[np.uint32]]:
+    """Signatures [?, PERMUTATIONS] of the documents of one part after the other."""
+    for name in names:
+        raw = b"".join(pq.read_table(folder.path / f"{name}.parquet", columns=["signature"])["signature"].to_pylist())
+        yield np.frombuffer(raw, "<u4").reshape(-1, PERMUTATIONS).astype(np.uint32)
+
+
+def read_facts(folder: StageFolder, name: str) -> dict[str, int]:
+    """Rows read for a part, and the tokens of all of them."""
+    metadata = pq.read_schema(folder.path / f"{name}.parquet").metadata
+    return {"rows": int(metadata[b"rows"]), "tokens": int(metadata[b"all_tokens"])}

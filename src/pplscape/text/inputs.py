@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 from urllib.parse import parse_qsl
 
 from pplscape.errors import UserError
@@ -104,16 +104,50 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def open_input(path: str) -> BinaryIO:
-    """The raw bytes of a local file or a URL. UserError if it cannot be opened."""
+    """The raw bytes of a local file or a URL. UserError if it cannot be opened, or reading fails on the way."""
     try:
         if not is_url(path):
-            return open(location(path), "rb")
+            return cast(BinaryIO, _Guarded(open(location(path), "rb"), path))
         fs, inner = filesystem(location(path))
-        return fs.open(inner, "rb")  # type: ignore[no-any-return]
+        return cast(BinaryIO, _Guarded(fs.open(inner, "rb"), path))
     except FileNotFoundError:
         raise _missing(path) from None
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except failures(path) as error:
+        raise cannot_read(path, error) from None
+
+
+class _Guarded:
+    """A file whose failing reads are UserErrors, so that they are never taken for damage of its content."""
+
+    def __init__(self, file: Any, path: str):
+        self._file, self._path = file, path
+
+    def read(self, n: int = -1) -> bytes:
+        try:
+            return self._file.read(n)  # type: ignore[no-any-return]
+        except failures(self._path) as error:
+            raise cannot_read(self._path, error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> _Guarded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def failures(path: str) -> type[Exception]:
+    """What reading may raise: remote file systems have errors of their own."""
+    return Exception if is_url(path) or is_dataset(path) else OSError
+
+
+def cannot_read(path: str, error: Exception) -> UserError:
+    """What is done so far is kept, which only matters where the failure may pass."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    again = " What is finished is kept: run the same command again." if is_url(path) or is_dataset(path) else ""
+    return UserError(f"Cannot read {location(path)}: {reason}.{again}")
 
 
 def location(path: str) -> str:
@@ -215,7 +249,9 @@ def _resolve_url(url: str) -> list[str]:
             return [url]
         else:
             raise _missing(url)
-    except OSError as error:
+    except UserError:
+        raise
+    except failures(url) as error:
         raise UserError(f"Cannot list {url}: {error}.") from None
     if not found:
         raise UserError(f"Nothing matches {url}.")
@@ -265,11 +301,12 @@ def source_of(path: str) -> str:
 
 
 def content_keys(paths: Sequence[str]) -> dict[str, str]:
-    """What identifies each input's content, by name: sha256 of a local file; ETag or checksum and size of a URL.
+    """What identifies each input's content, by name: sha256 of a local file; ETag or checksum and size of a URL."""
+    return {name_of(path): _content_key(path) for path in paths}
 
-    More than 100 inputs are summed up in one key, so that manifests stay readable.
-    """
-    keys = {name_of(path): _content_key(path) for path in paths}
+
+def summed_up(keys: dict[str, str]) -> dict[str, str]:
+    """More than 100 content keys as one, so that manifests stay readable."""
     return keys if len(keys) <= 100 else {f"{len(keys)} files": fingerprint(keys)}
 
 
@@ -280,23 +317,32 @@ def _content_key(path: str) -> str:
         try:
             return sha256_file(Path(location(path)))
         except OSError as error:
-            raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
-    fs, inner = filesystem(location(path))
-    info = fs.info(inner)
+            raise cannot_read(path, error) from None
+    info = _info(path)
     tag = next((info[k] for k in ("ETag", "etag", "md5Hash", "sha256", "created", "mtime") if info.get(k)), "")
     return f"{tag}:{info.get('size')}"
+
+
+def _info(url: str) -> dict[str, Any]:
+    """What the file system of a URL says of the file."""
+    fs, inner = filesystem(location(url))
+    try:
+        return dict(fs.info(inner))
+    except FileNotFoundError:
+        raise _missing(url) from None
+    except failures(url) as error:
+        raise cannot_read(url, error) from None
 
 
 def size_of(path: str) -> int:
     """Bytes of the stored (compressed) file; 0 where unknown before reading."""
     if is_dataset(path):
         return 0
-    if not is_url(path):
-        return os.path.getsize(location(path))
-    fs, inner = filesystem(location(path))
-    return int(fs.info(inner).get("size") or 0)
+    return int(_info(path).get("size") or 0) if is_url(path) else os.path.getsize(location(path))
 
 
 def identities(role: str, patterns: Sequence[str] | None) -> dict[str, str]:
     """`role/name` -> content key of every file that the patterns mean, for a stage's fingerprint."""
-    return {f"{role}/{n}": k for n, k in content_keys(resolve_inputs(patterns)).items()} if patterns else {}
+    if not patterns:
+        return {}
+    return {f"{role}/{n}": k for n, k in summed_up(content_keys(resolve_inputs(patterns))).items()}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pplscape.errors import UserError
-from pplscape.manifest import read_manifest
+from pplscape.manifest import fingerprint, read_manifest
 from pplscape.schema import CHUNKS
 from pplscape.text.context import Encode, Ids, left_contexts
 from pplscape.text.split import SPLITS
@@ -48,6 +48,12 @@ class Prepared:
         if split not in SPLITS:
             raise UserError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
         return sorted(int(p.stem.removeprefix("part-")) for p in (self.path / "chunks" / split).glob("part-*.parquet"))
+
+    def part_keys(self, split: str) -> dict[str, str]:
+        """What a result for one part alone depends on, by part: the sha256 of its chunks and documents."""
+        names = [f"{split}/part-{k:05d}.parquet" for k in self.parts(split)]
+        files = self.manifest["files"]
+        return {n: fingerprint([files[f"chunks/{n}"], files[f"documents/{n}"]]) for n in names}
 
     def file(self, table: str, split: str, k: int) -> Path:
         """File of part k; `table` is `documents` or `chunks`."""

@@ -1,4 +1,8 @@
-"""Documents from files: JSONL (plain, .gz, .zst), Parquet, text files (one document a file), datasets of the hub.
+"""Documents from files: JSONL (plain, .gz, .zst), Parquet, text files, datasets of the hub.
+
+A text file is one document. One above WHOLE_TEXT bytes is taken for a collection: it is cut at paragraphs into
+documents of at most TEXT_PIECE bytes, with ids `name/0`, `name/1` ... Nothing is held but the row, the piece or the
+batch being read, and never more than `max_row_bytes` of a row.
 
 What cannot be read is yielded as `Rejected` with a reason, in its place, and reading goes on:
 
@@ -7,24 +11,35 @@ What cannot be read is yielded as `Rejected` with a reason, in its place, and re
     invalid_utf8                bytes that are no UTF-8, or a lone surrogate (which has no UTF-8 form)
     nul_bytes                   the text holds U+0000: binary data, cut by many tools downstream
     empty                       nothing but white space
-    truncated corrupt           the compressed stream ends early or is damaged; all that came before is kept
+    too_large                   a JSON line or a text above `max_row_bytes`
+    truncated corrupt           the file ends early or is damaged; all rows that came before are kept
     unreadable                  the file is no Parquet (for example cut before its footer)
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from pplscape.errors import UserError
-from pplscape.text.inputs import dataset_query, form_of, name_of, open_input, resolve_inputs, source_of
+from pplscape.text.inputs import (
+    cannot_read,
+    dataset_query,
+    failures,
+    form_of,
+    name_of,
+    open_input,
+    resolve_inputs,
+    source_of,
+)
+from pplscape.text.stream import MAX_ROW_BYTES, READ_BYTES, Broken, read_lines, read_texts, too_large
 
-__all__ = ["Columns", "Document", "Rejected", "get_path", "read_documents", "read_lines", "resolve_inputs"]
+__all__ = ["MAX_ROW_BYTES", "Columns", "Document", "Rejected", "get_path", "read_documents", "resolve_inputs"]
 
-READ_BYTES = 1 << 20
+BATCH_ROWS, BATCH_BYTES = 1024, 16_000_000
+"""Of a Parquet file, read at a time."""
 ROWS_WITHOUT_TEXT = 100
 """So many well-formed rows at the start of a file, none with text: the column's name must be wrong."""
 
@@ -59,23 +74,9 @@ class Rejected:
     length: int = 0
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A row, or the rest of a file, that could not be decoded."""
-
-    reason: str
-    detail: str
-
-
-class _StreamError(Exception):
-    """The compressed stream ended early or is damaged."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(detail)
-        self.broken = Broken(reason, detail)
-
-
-def read_documents(paths: Sequence[str], columns: Columns = Columns()) -> Iterator[Document | Rejected]:
+def read_documents(
+    paths: Sequence[str], columns: Columns = Columns(), max_row_bytes: int = MAX_ROW_BYTES
+) -> Iterator[Document | Rejected]:
     """Documents and rejected rows of resolved inputs (see `resolve_inputs`), in input order.
 
     A row without an id gets `name/row` (text files: `name`), with `name` as in `inputs.name_of`.
@@ -84,24 +85,19 @@ def read_documents(paths: Sequence[str], columns: Columns = Columns()) -> Iterat
     for path in paths:
         name, source = name_of(path), source_of(path)
         if form_of(path).kind == "text":
-            yield _from_text_file(path, name, source)
+            for row, raw in read_texts(path):
+                text = raw if isinstance(raw, Broken) else decode(raw)
+                yield _document(text, name if row is None else f"{name}/{row}", source, path, row or 0, max_row_bytes)
         else:
-            yield from _from_rows(path, name, source, columns)
+            yield from _from_rows(path, name, source, columns, max_row_bytes)
 
 
-def _from_text_file(path: str, name: str, source: str) -> Document | Rejected:
-    try:
-        raw = read_bytes(path)
-    except _StreamError as error:
-        return Rejected(name, path, 0, error.broken.reason, error.broken.detail)
-    text = decode(raw)
-    return _document(text, name, source, path, 0)
-
-
-def _from_rows(path: str, name: str, source: str, columns: Columns) -> Iterator[Document | Rejected]:
+def _from_rows(
+    path: str, name: str, source: str, columns: Columns, max_row_bytes: int
+) -> Iterator[Document | Rejected]:
     seen: dict[str, None] = {}
     without, with_text = 0, 0
-    for row, value in _rows(path, columns):
+    for row, value in _rows(path, columns, max_row_bytes):
         if isinstance(value, Broken):
             yield Rejected(None, path, row, value.reason, value.detail)
             continue
@@ -115,7 +111,7 @@ def _from_rows(path: str, name: str, source: str, columns: Columns) -> Iterator[
             yield Rejected(doc_id, path, row, "missing_text", f"no column {columns.text!r}")
             continue
         with_text += 1
-        yield _document(text, doc_id, source, path, row)
+        yield _document(text, doc_id, source, path, row, max_row_bytes)
     if without and not with_text:
         raise no_column(path, columns.text, seen)
 
@@ -123,17 +119,21 @@ def _from_rows(path: str, name: str, source: str, columns: Columns) -> Iterator[
 _ABSENT = object()
 
 
-def _document(text: Any, doc_id: str, source: str, path: str, row: int) -> Document | Rejected:
-    broken = text if isinstance(text, Broken) else _defect(text)
+def _document(
+    text: Any, doc_id: str, source: str, path: str, row: int, max_row_bytes: int
+) -> Document | Rejected:  # fmt: skip
+    broken = text if isinstance(text, Broken) else _defect(text, max_row_bytes)
     if broken is not None:
         return Rejected(doc_id, path, row, broken.reason, broken.detail)
     return Document(doc_id, text, source, path, row)
 
 
-def _defect(text: Any) -> Broken | None:
+def _defect(text: Any, max_row_bytes: int) -> Broken | None:
     """What makes a text unusable."""
     if not isinstance(text, str):
         return Broken("not_text", f"the text column holds {type(text).__name__}, not a string")
+    if len(text) > max_row_bytes:
+        return too_large(len(text), max_row_bytes)
     if "\0" in text:
         return Broken("nul_bytes", f"{text.count(chr(0))} NUL characters")
     if not text or text.isspace():
@@ -193,15 +193,15 @@ def decode(raw: bytes) -> str | Broken:
         return Broken("invalid_utf8", f"byte {error.start}: {error.reason}")
 
 
-def _rows(path: str, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
+def _rows(path: str, columns: Columns, max_row_bytes: int) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
     kind = form_of(path).kind
     if kind == "jsonl":
-        return _json_rows(path)
+        return _json_rows(path, max_row_bytes)
     return _parquet_rows(path, columns) if kind == "parquet" else dataset_rows(path)
 
 
-def _json_rows(path: str) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
-    for row, line in read_lines(path):
+def _json_rows(path: str, max_row_bytes: int) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
+    for row, line in read_lines(path, max_row_bytes):
         yield row, line if isinstance(line, Broken) else parse_line(line)
 
 
@@ -217,96 +217,34 @@ def parse_line(line: bytes) -> dict[str, Any] | Broken:
     return value if isinstance(value, dict) else Broken("not_an_object", f"a JSON {type(value).__name__}")
 
 
-def read_lines(path: str) -> Iterator[tuple[int, bytes | Broken]]:
-    """(line number from 0, bytes without the line end); blank lines are passed over but numbered.
-
-    A stream that breaks off ends with one `Broken` in place of the unfinished line and all that would have followed.
-    """
-    row, rest = 0, b""
-    try:
-        for block in _blocks(path):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                if line.strip():
-                    yield row, line.removesuffix(b"\r")
-                row += 1
-    except _StreamError as error:
-        yield row, error.broken
-        return
-    if rest.strip():
-        yield row, rest.removesuffix(b"\r")
-
-
-def read_bytes(path: str) -> bytes:
-    """All of a file, decompressed."""
-    return b"".join(_blocks(path))
-
-
-def _blocks(path: str) -> Iterator[bytes]:
-    compression = form_of(path).compression
-    with open_input(path) as file:
-        raw = _raw_blocks(file, path)
-        if compression == ".gz":
-            yield from _decompress(raw, lambda: zlib.decompressobj(wbits=31), path)
-        elif compression == ".zst":
-            import zstandard
-
-            yield from _decompress(raw, lambda: zstandard.ZstdDecompressor().decompressobj(), path)
-        else:
-            yield from raw
-
-
-def _raw_blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
-    while True:
-        try:
-            block = file.read(READ_BYTES)
-        except OSError as error:
-            raise UserError(f"Reading {path} failed: {error.strerror or error}.") from error
-        if not block:
-            return
-        yield block
-
-
-def _decompress(raw: Iterator[bytes], new: Any, path: str) -> Iterator[bytes]:
-    """Decompress concatenated members; zero padding after a member is allowed. _StreamError at the first defect."""
-    stream: Any = None
-    for block in raw:
-        while block:
-            if stream is None:
-                block = block.lstrip(b"\0")
-                if not block:
-                    break
-                stream = new()
-            try:
-                out = stream.decompress(block)
-            except Exception as error:
-                # zlib.error and zstandard.ZstdError share no base class but Exception
-                if not isinstance(error, zlib.error) and type(error).__name__ != "ZstdError":
-                    raise
-                raise _StreamError("corrupt", f"{path}: {error}; the rest of the file is lost") from None
-            if out:
-                yield out
-            block, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
-    if stream is not None:
-        raise _StreamError("truncated", f"{path} ends before its compressed stream does; the rest is lost")
-
-
 def _parquet_rows(path: str, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with open_input(path) as file:
         try:
-            parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
+            parquet = pq.ParquetFile(file, buffer_size=READ_BYTES)
+        except (pa.ArrowInvalid, OSError) as error:
             yield 0, Broken("unreadable", str(error))
             return
         wanted = _parquet_columns(parquet.schema_arrow, path, columns)
         row = 0
-        for batch in parquet.iter_batches(batch_size=1024, columns=wanted):
-            for value in _batch_rows(batch):
-                yield row, value
-                row += 1
+        try:
+            for group in range(parquet.num_row_groups):
+                size = _batch_size(parquet.metadata.row_group(group), wanted)
+                for batch in parquet.iter_batches(size, row_groups=[group], columns=wanted):
+                    for value in _batch_rows(batch):
+                        yield row, value
+                        row += 1
+        except (pa.ArrowException, OSError) as error:  # a failing disk or network is a UserError of the file
+            yield row, Broken("corrupt", f"{error}; the rest of the file is lost")
+
+
+def _batch_size(group: Any, wanted: Sequence[str]) -> int:
+    """Rows of a row group to read at a time."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in wanted)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(1, size)))
 
 
 def _parquet_columns(schema: Any, path: str, columns: Columns) -> list[str]:
@@ -350,4 +288,7 @@ def dataset_rows(path: str) -> Iterator[tuple[int, Mapping[str, Any] | Broken]]:
         rows = datasets.load_dataset(name, streaming=True, **options)
     except (OSError, ValueError) as error:  # DatasetNotFoundError is a FileNotFoundError, a wrong split a ValueError
         raise UserError(f"Cannot load {path}: {error}") from None
-    yield from enumerate(rows)
+    try:
+        yield from enumerate(rows)
+    except failures(path) as error:
+        raise cannot_read(path, error) from error

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pplscape.text.chunk import Chunk
-from pplscape.text.clean import GRAM, NearDuplicates, Overlap, sequences
+from pplscape.text.clean import GRAM, HashSet, NearDuplicates, Overlap, sequences
 from pplscape.text.ingest import SpooledDocument
 from pplscape.text.read import Rejected
 from pplscape.text.split import POOL
@@ -39,7 +40,7 @@ class Sieve:
 
     split: NDArray[np.int8]
     """[n] documents, then one entry (POOL) for every evaluation document."""
-    doc_ids: list[str]
+    doc_ids: pa.ChunkedArray
     near: NearDuplicates
     n_documents: int
     min_tokens: int
@@ -51,9 +52,7 @@ class Sieve:
     eval: Overlap = field(default_factory=lambda: Overlap([]))
     _kind: Counter[int] = field(default_factory=Counter)
     """Near-duplicates that stayed, by the first of their kind."""
-    _repeats: set[int] = field(default_factory=set)
-    """These documents themselves: later ones are compared with the first of the kind only."""
-    _chunk_keys: set[int] = field(default_factory=set)
+    _chunk_keys: HashSet = field(default_factory=HashSet)
 
     def protect_eval(self) -> None:
         """From now on documents near to an evaluation document are found."""
@@ -62,7 +61,10 @@ class Sieve:
 
     def sift(self, i: int, spooled: SpooledDocument) -> tuple[list[Chunk], list[Rejected]]:
         """(chunks that stay, what is rejected) of document i. No chunk stays if the document is rejected."""
-        reason = self._reason(i, spooled)
+        reason, first = self._overlap_reason(i, spooled), None
+        if reason is None:
+            first = self.near.find(i)
+            reason = self._near_reason(i, first)
         if reason is not None:
             return [], [_whole(spooled, *reason)]
         kept: list[Chunk] = []
@@ -76,15 +78,27 @@ class Sieve:
                 rejected.append(_piece(spooled, chunk, *why))
         if not kept:
             return [], [_whole(spooled, "duplicate_chunk", "every chunk repeats an earlier one")]
-        if i not in self._repeats:
-            self.near.keep(i)
+        self._keep(i, first)
         if self.split[i] != POOL:
             kept, surplus = evenly(kept, self.heldout_chunks)
             detail = f"more than {self.heldout_chunks} chunks of a held-out document"
             rejected += [_piece(spooled, chunk, "heldout_surplus", detail) for chunk in surplus]
         return kept, rejected
 
-    def _reason(self, i: int, spooled: SpooledDocument) -> tuple[str, str] | None:
+    def recall(self, i: int, spooled: SpooledDocument) -> None:
+        """Document i stayed in an earlier run: later ones are compared with it."""
+        for _, key in spooled.chunks:
+            self._chunk_keys.add(key)
+        self._keep(i, self.near.find(i))
+
+    def _keep(self, i: int, first: int | None) -> None:
+        """Later documents are compared with document i, or with the `first` of its kind only."""
+        if first is None:
+            self.near.keep(i)
+        else:
+            self._kind[first] += 1
+
+    def _overlap_reason(self, i: int, spooled: SpooledDocument) -> tuple[str, str] | None:
         if self.split[i] == POOL:
             found = sequences(spooled.words, GRAM)
             share, _ = self.heldout.shares(found)
@@ -96,21 +110,19 @@ class Sieve:
                     "overlap_eval",
                     f"{share:.0%} of its 13-word sequences are in evaluation text, or {held:.0%} of one",
                 )
-        return self._near_reason(i)
+        return None
 
-    def _near_reason(self, i: int) -> tuple[str, str] | None:
-        first = self.near.find(i)
+    def _near_reason(self, i: int, first: int | None) -> tuple[str, str] | None:
+        """`first`: the earliest document that document i nearly repeats."""
         if first is None:
             return None
         if first >= self.n_documents:
             return "overlap_eval", "near-duplicate of an evaluation document"
-        detail = f"near-duplicate of {self.doc_ids[first]}"
+        detail = f"near-duplicate of {self.doc_ids[first].as_py()}"
         if self.split[first] != self.split[i]:
             return ("overlap_heldout" if self.split[i] == POOL else "near_duplicate"), detail
         if 1 + self._kind[first] >= self.kept_of_a_kind:
             return "near_duplicate", detail
-        self._kind[first] += 1
-        self._repeats.add(i)
         return None
 
     def _chunk_reason(self, chunk: Chunk, key: int) -> tuple[str, str] | None:

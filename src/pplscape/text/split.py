@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,21 +34,25 @@ def token_target(wanted: float, total: int, cap: int) -> int:
 
 
 def assign(
-    hashes: Sequence[float], tokens: NDArray[np.int64], targets: tuple[int, int], source: Sequence[str] | None = None
-) -> NDArray[np.int8]:
+    hashes: NDArray[np.float64] | Sequence[float], tokens: NDArray[np.int64], targets: tuple[int, int],
+    source: NDArray[Any] | Sequence[str] | None = None,
+) -> NDArray[np.int8]:  # fmt: skip
     """Split [n] of documents with `hashes` [n] and `tokens` [n]; `targets` = tokens of (valid, test).
 
-    Each `source` [n] gets its share of a target first; what is left of it is filled from all of them.
+    Each `source` [n] (names or numbers) gets its share of a target first; what is left of it is filled from all.
     UserError if a wanted split would stay empty, or nothing would be left in the pool.
     """
     split = np.full(len(tokens), POOL, np.int8)
     order = np.lexsort((np.arange(len(tokens)), np.asarray(hashes)))
     names, group = np.unique(np.asarray(source if source is not None else [""] * len(tokens)), return_inverse=True)
     shares = np.bincount(group, weights=tokens) / max(1, tokens.sum())
+    together = order[np.argsort(group[order], kind="stable")]
+    bounds = np.searchsorted(group[together], np.arange(len(names) + 1))
     for which, target in ((TEST, targets[1]), (VALID, targets[0])):
         left = target
         for k in range(len(names)) if len(names) > 1 else ():
-            left -= _fill(split, order[group[order] == k], tokens, which, int(target * shares[k]))
+            own = together[bounds[k] : bounds[k + 1]]
+            left -= _fill(split, own, tokens, which, int(target * shares[k]))
         _fill(split, order, tokens, which, left)
         if target > 0 and not (split == which).any():
             raise _nothing_fits(target, tokens)
@@ -75,7 +80,7 @@ def _nothing_fits(target: int, tokens: NDArray[np.int64]) -> UserError:
     )
 
 
-def halves(hashes: Sequence[float], tokens: NDArray[np.int64]) -> NDArray[np.int8]:
+def halves(hashes: NDArray[np.float64] | Sequence[float], tokens: NDArray[np.int64]) -> NDArray[np.int8]:
     """Split of given held-out documents: half of the tokens, in hash order, are valid, the rest is test."""
     if len(tokens) < 2:
         raise UserError("The held-out text has fewer than two documents: valid and test need one each.")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pplscape.errors import UserError
+
+T = TypeVar("T")
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> Any:
@@ -43,3 +47,30 @@ def model_name(model: str) -> str:
     """A hub id as it is; of a local folder only the last part, so that results do not depend on where it lies."""
     path = Path(model)
     return path.resolve().name if path.exists() else model
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A text that the tokenizer fails on."""
+
+    detail: str
+
+
+def attempt(work: Callable[[list[str]], list[T]], texts: list[str]) -> list[T | Failed]:
+    """`work(texts)`, one result a text; where it raises, the texts to blame give `Failed`, the others their result."""
+    try:
+        return list(work(texts))
+    except BaseException as error:
+        if not _is_the_texts(error):
+            raise
+        if len(texts) <= 1:
+            return [Failed(f"{type(error).__name__}: {error}") for _ in texts]
+    half = len(texts) // 2
+    return attempt(work, texts[:half]) + attempt(work, texts[half:])
+
+
+def _is_the_texts(error: BaseException) -> bool:
+    """A panic of Rust code is no Exception; a lack of memory is nobody's fault."""
+    return type(error).__name__ == "PanicException" or (
+        isinstance(error, Exception) and not isinstance(error, MemoryError)
+    )

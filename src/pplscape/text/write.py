@@ -20,12 +20,15 @@ REJECTED_ROWS = 200_000
 
 
 class SplitWriter:
-    """Collects the documents of one split and writes a part whenever it is full."""
+    """Collects the documents of one split and writes a part whenever it is full.
 
-    def __init__(self, folder: StageFolder, split: str):
+    Parts are numbered from `first`. Those that a killed run has written already are kept.
+    """
+
+    def __init__(self, folder: StageFolder, split: str, first: int = 0):
         self._folder, self._split = folder, split
         self._rows: list[tuple[Document, list[Chunk]]] = []
-        self._bytes, self._part = 0, 0
+        self._bytes, self._part = 0, first
         self.counts: Counter[str] = Counter(documents=0, chunks=0, tokens=0, bytes=0)
         self.sources: Counter[str] = Counter()
 
@@ -43,16 +46,18 @@ class SplitWriter:
         if not self._rows:
             return
         name = f"{self._split}/part-{self._part:05d}.parquet"
-        self._folder.write_table(f"documents/{name}", _documents([d for d, _ in self._rows]))
-        self._folder.write_table(f"chunks/{name}", _chunks(self._rows))
+        if not self._folder.has(f"documents/{name}"):
+            self._folder.write_table(f"documents/{name}", _documents([d for d, _ in self._rows]))
+        if not self._folder.has(f"chunks/{name}"):
+            self._folder.write_table(f"chunks/{name}", _chunks(self._rows))
         self._rows, self._bytes, self._part = [], 0, self._part + 1
 
 
 class RejectedWriter:
     """Writes rejected rows and counts them: documents by reason (rows without a chunk), tokens by reason."""
 
-    def __init__(self, folder: StageFolder) -> None:
-        self._folder, self._rows, self._part = folder, list[Rejected](), 0
+    def __init__(self, folder: StageFolder, first: int = 0) -> None:
+        self._folder, self._rows, self._part = folder, list[Rejected](), first
         self.documents: Counter[str] = Counter()
         self.chunks: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
@@ -68,7 +73,9 @@ class RejectedWriter:
     def flush(self) -> None:
         """Write what is left; an empty first part is written too, so that readers always find one."""
         if self._rows or not self._part:
-            self._folder.write_table(f"rejected/part-{self._part:05d}.parquet", rejected_table(self._rows))
+            name = f"rejected/part-{self._part:05d}.parquet"
+            if not self._folder.has(name):
+                self._folder.write_table(name, rejected_table(self._rows))
             self._rows, self._part = [], self._part + 1
 
 
