@@ -124,7 +124,7 @@ class Builder:
         return [d for d in self.ordered if d.doc_id not in used]
 
     def clean_part(self, dirt: float) -> list[Doc]:
-        """The clean documents of a pool: a prefix of one order, so that dirtier pools hold a part of cleaner ones."""
+        """The clean documents of a pool: the first of one order, so that dirtier pools hold a part of cleaner ones."""
         target = (1 - dirt) * self.setting.pool_tokens
         return [d for d, _ in up_to(((d, d.tokens) for d in self.ordered), target)]
 
@@ -184,9 +184,9 @@ class Builder:
     def boilerplate(self, tokens: float) -> Iterator[Doc]:
         rows = list(read_jsonl(data(self.setting.boilerplate)))
         shares = boilerplate_shares([(r["text"], r.get("focus") or "") for r in rows])
-        kept = ((r["id"], r["text"]) for r, s in zip(rows, shares, strict=True) if s >= BOILERPLATE_SHARE)
-        found = self.shuffled(list(self._counted(kept, "boilerplate")), "order")
-        yield from _first(iter(found), tokens, "boilerplate")
+        kept = [(r["id"], r["text"]) for r, s in zip(rows, shares, strict=True) if s >= BOILERPLATE_SHARE]
+        kept.sort(key=lambda row: uniform(self.setting.seed, f"order/{row[0]}"))
+        yield from _first(self._counted(kept, "boilerplate"), tokens, "boilerplate")
 
     def duplicate(self, tokens: float, clean: list[Doc]) -> Iterator[Doc]:
         """Edited copies of documents that are in the pool once; short documents only, so that many are copied."""
@@ -202,8 +202,7 @@ class Builder:
         for folder in folders:
             names = [n for n in self.setting.offdomain if n.split("/")[0] == folder]
             items = ((r["id"], r["text"]) for n in names for r in read_jsonl(data(n)))
-            plain = [Doc(doc_id, text, "offdomain", 0) for doc_id, text in items]
-            shuffled = ((d.doc_id, d.text) for d in self.shuffled(plain, "order"))
+            shuffled = sorted(items, key=lambda row: uniform(self.setting.seed, f"order/{row[0]}"))
             yield from _first(self._counted(shuffled, "offdomain"), tokens / len(folders), folder)
 
     # ---- pools -----------------------------------------------------------------------------------------------------
@@ -257,11 +256,18 @@ def token_shares(docs: list[Doc]) -> dict[str, float]:
 
 def _first(docs: Iterator[Doc], tokens: float, what: str) -> Iterator[Doc]:
     """Documents until `tokens` are reached; ValueError if there are too few."""
-    done = 0
-    for d, n in up_to(((d, d.tokens) for d in docs), tokens):
+    done = largest = 0
+
+    def seen() -> Iterator[tuple[Doc, int]]:
+        nonlocal largest
+        for d in docs:
+            largest = max(largest, d.tokens)
+            yield d, d.tokens
+
+    for d, n in up_to(seen(), tokens):
         done += n
         yield d
-    if done < 0.98 * tokens:
+    if tokens - done > largest / 2:
         raise ValueError(f"only {done} of {tokens:.0f} tokens of {what}; give more text or a smaller pool")
 
 
@@ -289,8 +295,8 @@ def describe(folder: Path) -> dict[str, Any]:
         "origins": origins,
         "rejected_tokens": prepared.manifest["counts"]["tokens"]["rejected"],
         "sha256": {p.name: sha256_file(p) for p in sorted((folder / "sources").glob("*.jsonl"))},
-        "files": prepared.manifest["files"],
-        "scores": {
+        "chunks_sha256": {k: v for k, v in prepared.manifest["files"].items() if k.startswith("chunks/pool/")},
+        "scores_sha256": {
             name: sha256_file(folder / "scores" / name)
             for name in sorted(p.name for p in (folder / "scores").glob("part-*.parquet"))
         },
