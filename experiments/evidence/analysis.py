@@ -180,10 +180,11 @@ def arms_table(summary: dict[str, Any]) -> str:
         p = f"{gap['holm']:.3f}" if gap and "holm" in gap else "–"
         mark = " (best simple)" if name == summary["best_simple"] else ""
         mark += f" (gate shut in {a['as_random']})" if name == "auto" and a["as_random"] else ""
-        lines.append(
-            f"| {name}{mark} | {a['n']} | {a['loss_test']:.4f} | {_interval(gap)} | {bca} | {p} | "
-            f"{_interval(a['oracle'])} | {_factor(a.get('efficiency'))} | {a['share_clean']:.2f} | {a['loss_general']:.3f} |"
-        )
+        cells = (
+            f"{name}{mark}", a["n"], f"{a['loss_test']:.4f}", _interval(gap), bca, p, _interval(a["oracle"]),
+            _factor(a.get("efficiency")), f"{a['share_clean']:.2f}", f"{a['loss_general']:.3f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     if summary["base"]:
         lines.append(f"| before training | | {summary['base']:.4f} | | | | | | | |")
     return head + "\n".join(lines)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pplscape as ps
 from pplscape.design import CAP_SAFETY, capped, draw_shares
 from pplscape.draw.permanent import uniforms
-from pplscape.draw.pool import Pool
+from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.stream import read_selected
 from pplscape.engines import load_engine
 from pplscape.engines.base import Learner
@@ -45,9 +45,9 @@ TILT_STD = 0.15
 
 
 class Bench:
-    """`folder`: a pool of `pools.Builder`, with law/ and pilots/ once `fit_law` ran; `heldout`: its sibling."""
+    """`folder`: a pool of `pools.Builder`, with law/ and pilots/ once `fit_law` ran; held-out text beside it."""
 
-    def __init__(self, setting: Setting, folder: Path, seed: int = 0):
+    def __init__(self, setting: Setting, folder: Path):
         self.setting, self.folder, self.heldout = setting, folder, folder.parent / "heldout"
         self.corpus = Prepared(folder / "prepared")
         self.facts = read_json(folder / "landscape" / "landscape.json", "landscape")
@@ -178,8 +178,6 @@ class Bench:
         )  # fmt: skip
         times = np.zeros(len(self.pool), dtype=np.int16)
         times[index] = 1
-        from pplscape.draw.pool import Draw
-
         return self.pool.table(Draw(times, "composition"))
 
     # ---- a cell ----------------------------------------------------------------------------------------------------
@@ -225,8 +223,8 @@ class Bench:
         x = np.repeat(np.asarray(selected["nll"]), np.asarray(selected["repeats"]))
         found = {}
         for scale in ("nll", "ppl"):
-            limits = self.facts["winsor"][scale] if "winsor" in self.facts else self.pool.limits(scale)
-            shape = moments(on_scale(x, scale), (float(limits[0]), float(limits[1])))
+            low, high = self.facts["winsor"][scale]
+            shape = moments(on_scale(x, scale), (float(low), float(high)))
             found |= {f"{scale}_mean": shape.mean, f"{scale}_std": shape.std}
         return found
 

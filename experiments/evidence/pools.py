@@ -217,8 +217,8 @@ class Builder:
             self._write_sources(folder, dirt)
         cut: dict[str, Any] = {"chunk_tokens": s.chunk_tokens, "min_tokens": s.min_tokens}
         ps.prepare(
-            [str(p) for p in sorted((folder / "sources").glob("*.jsonl"))], model=s.model_path, valid=0, test=0,
-            out=folder / "prepared", eval=[str(heldout / "documents.jsonl")], near_duplicates="keep", seed=s.seed, **cut,
+            [str(p) for p in sorted((folder / "sources").glob("*.jsonl"))], model=s.model_path, out=folder / "prepared",
+            eval=[str(heldout / "documents.jsonl")], valid=0, test=0, near_duplicates="keep", seed=s.seed, **cut,
         )  # fmt: skip
         ps.score(folder / "prepared", model=s.model_path, out=folder / "scores", engine=s.engine)
         ps.landscape(

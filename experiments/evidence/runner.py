@@ -1,6 +1,7 @@
 """The runner: cells in the protocol's order, one file a finished cell, so that a kill costs one cell at most.
 
     PPLSCAPE_DATA=... python -m evidence run OUT [--domain biomed] [--pool 0.3] [--cells 10]
+    PPLSCAPE_DATA=... python -m evidence flat OUT     F8: does the gate stay shut where nothing can be gained
     python -m evidence tables OUT          the committed tables from the finished cells
     python -m evidence analyse             summaries, figures and docs/results.md from the committed tables
 
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from pplscape.errors import UserError
 from pplscape.manifest import library_versions, write_atomic
 
 from . import cells as plans
+from . import flat
 from .bench import Bench
 from .cells import Cell
 from .pools import Builder, name_of
@@ -74,7 +77,7 @@ class Locked:
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
-        self.handle = open(folder / ".lock", "w")
+        self.handle = open(folder / ".lock", "w")  # noqa: SIM115 - held as long as the process lives
         try:
             fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -132,6 +135,15 @@ def run(out: Path, domain: str, dirt: float, most: int | None = None) -> None:
     lock.handle.close()
 
 
+def run_flat(out: Path, domain: str, most: int | None = None) -> None:
+    """F8 on the clean pool: one cell a flat world."""
+    setting, folder = Setting.read(domain), out / domain
+    lock = Locked(folder)
+    pool = Builder(setting, folder).build(0.0)
+    run_cells(flat.worlds(pool.name), partial(flat.gate_in_a_flat_world, setting, pool), Store(folder / "cells"), most)
+    lock.handle.close()
+
+
 def main(words: list[str] | None = None) -> None:
     import argparse
 
@@ -139,7 +151,7 @@ def main(words: list[str] | None = None) -> None:
     from .tables import write_tables
 
     parser = argparse.ArgumentParser(prog="python -m evidence", description=__doc__)
-    parser.add_argument("verb", choices=["run", "tables", "analyse"])
+    parser.add_argument("verb", choices=["run", "flat", "tables", "analyse"])
     parser.add_argument("out", type=Path, nargs="?", help="folder of pools and cells; kept, so that runs resume")
     parser.add_argument("--domain", default="biomed")
     parser.add_argument("--pool", type=float, default=0.3, help="share of dirt")
@@ -148,6 +160,8 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(sys.argv[1:] if words is None else words)
     if given.verb == "run":
         run(given.out, given.domain, given.pool, given.cells)
+    if given.verb == "flat":
+        run_flat(given.out, given.domain, given.cells)
     if given.verb == "tables":
         write_tables(given.out / given.domain, given.results / given.domain)
     if given.verb == "analyse":

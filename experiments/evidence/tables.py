@@ -19,7 +19,7 @@ NESTED = ("nll_valid", "nll_test", "bin_tokens", "target", "predicted", "gate", 
 
 
 def write_tables(folder: Path, results: Path) -> None:
-    """runs.jsonl (all), runs.parquet (nested values as JSON), runs.csv (flat), pilots, laws and pools of this domain."""
+    """runs.jsonl (all), runs.parquet (nested values as JSON), runs.csv (flat); pilots, laws and facts of the pools."""
     rows = Store(folder / "cells").rows()
     results.mkdir(parents=True, exist_ok=True)
     if rows:
