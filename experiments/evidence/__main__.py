@@ -1,0 +1,5 @@
+"""See `runner`."""
+
+from .runner import main
+
+main()

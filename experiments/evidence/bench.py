@@ -1,0 +1,258 @@
+"""One pool with its law and a model in memory: draws, trains and measures an arm as the stages do.
+
+A cell is what `select`, `train` and `evaluate` would give (tested); the model is loaded once instead of twice a cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import pplscape as ps
+from pplscape.design import CAP_SAFETY, capped, draw_shares
+from pplscape.draw.permanent import uniforms
+from pplscape.draw.pool import Draw, Pool
+from pplscape.draw.stream import read_selected
+from pplscape.engines import load_engine
+from pplscape.engines.base import Learner
+from pplscape.manifest import read_json
+from pplscape.stages.train import ORDER_STREAM
+from pplscape.statistics import Bins, moments, on_scale
+from pplscape.text.prepared import Prepared
+from pplscape.training.evaluate import TextLoss
+from pplscape.training.loop import train_run
+from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
+
+from .cells import Cell, arguments
+from .setting import Setting
+
+COMPOSITION_STREAM = 11_001
+DIRICHLET = 0.7
+"""Concentration of random compositions over ten bins, as that of the pilots' mixtures."""
+SHAPE_MEAN, SHAPE_STD = 0.5, 0.35
+"""F1: mean at this quantile of the pool, spread as a share of the distance between its 10 % and 90 % quantiles."""
+TILT_STD = 0.15
+
+
+class Bench:
+    """`folder`: a pool of `pools.Builder`, with law/ and pilots/ once `fit_law` ran; held-out text beside it."""
+
+    def __init__(self, setting: Setting, folder: Path):
+        self.setting, self.folder, self.heldout = setting, folder, folder.parent / "heldout"
+        self.corpus = Prepared(folder / "prepared")
+        self.facts = read_json(folder / "landscape" / "landscape.json", "landscape")
+
+    # ---- the model -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def learner(self) -> Learner:
+        return load_engine(self.setting.engine, self.setting.model_path, train=True)
+
+    @cached_property
+    def scorer(self) -> Any:
+        """What `evaluate` measures with: float32 on a CPU, whatever the training's precision."""
+        if self.setting.engine == "fake":
+            return self.learner
+        return load_engine(self.setting.engine, self.setting.model_path)
+
+    def _texts(self, split: str) -> HeldOut:
+        """Held-out chunks, added up by document."""
+        path = self.heldout / split
+        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        text = heldout_from_files([str(f) for f in files], self.learner, self.setting.chunk_tokens)
+        return replace(text, doc_id=[d.rpartition("#")[0] or d for d in text.doc_id])
+
+    @cached_property
+    def valid(self) -> HeldOut:
+        return self._texts("valid")
+
+    @cached_property
+    def test(self) -> HeldOut:
+        return self._texts("test")
+
+    @cached_property
+    def general(self) -> HeldOut:
+        return self._texts("general.jsonl")
+
+    def measure(self, on_test: bool) -> dict[str, TextLoss]:
+        """Losses of the learner as it is now."""
+        if self.scorer is not self.learner:
+            self.scorer.model.load_state_dict(self.learner.model.state_dict())
+        texts = {"valid": self.valid, "general": self.general} | ({"test": self.test} if on_test else {})
+        return {name: text.loss(self.scorer) for name, text in texts.items()}
+
+    # ---- the law ---------------------------------------------------------------------------------------------------
+
+    def fit_law(self) -> Path:
+        """Pilots (depletion as in the main run) and all laws that they permit."""
+        s, folder = self.setting, self.folder
+        ps.plan(
+            folder / "landscape", budget=self.budget, pilot_tokens=s.pilots["tokens"], designed=s.pilots["designed"],
+            random_seeds=s.pilots["random_seeds"], recipe=s.train_recipe, out=folder / "plan", seed=s.seed,
+            n_params=self.learner.facts.n_params,
+        )  # fmt: skip
+        ps.pilot(
+            folder / "plan", model=s.model_path, scores=folder / "scores", corpus=folder / "prepared",
+            out=folder / "pilots", heldout=[str(p) for p in sorted((self.heldout / "valid").glob("*.jsonl"))],
+            engine=s.engine, seed=s.seed,
+        )  # fmt: skip
+        return ps.fit(
+            folder / "pilots" / "runs.jsonl", out=folder / "law", bootstrap=s.bootstrap,
+            landscape=folder / "landscape" / "landscape.json", seed=s.seed,
+        )  # fmt: skip
+
+    # ---- a draw ----------------------------------------------------------------------------------------------------
+
+    @property
+    def budget(self) -> int:
+        """D in tokens."""
+        return int(self.setting.budget * self.facts["tokens"])
+
+    @cached_property
+    def pool(self) -> Pool:
+        return Pool.read(self.folder / "scores")
+
+    @cached_property
+    def clean_scores(self) -> Path:
+        """The scores of the clean part: what the oracle knows."""
+        file = self.folder / "clean-scores.parquet"
+        parts = sorted((self.folder / "scores").glob("part-*.parquet"))
+        table = pa.concat_tables([pq.read_table(p) for p in parts])
+        pq.write_table(table.filter(pc.starts_with(table["source"], "clean-")), file)
+        return file
+
+    def draw(self, cell: Cell) -> tuple[pa.Table, dict[str, Any]]:
+        """The chunks of a cell (schema.SELECTED) and what selection.json says of them."""
+        kind, _, told = cell.method.partition(":")
+        budget = round(cell.size * self.budget)
+        if kind == "composition":
+            return self._composition(int(told), budget, cell.seed), {}
+        asked = arguments(self._moments_of(kind, told) if kind in ("shape", "tilt") else cell.method)
+        if kind in ("shape", "tilt"):
+            asked |= self._target(kind, told)
+        law, runs = asked.pop("law", False), asked.pop("runs", False)
+        out = self.folder / "draws" / cell.file.removesuffix(".json")
+        ps.select(
+            self.clean_scores if cell.method == "oracle" else self.folder / "scores", budget=budget, out=out,
+            law=self.folder / "law" / "law.json" if law else None,
+            runs=self.folder / "pilots" / "runs.jsonl" if runs else None,
+            resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True, **asked,
+        )  # fmt: skip
+        return read_selected(out), json.loads((out / "selection.json").read_text())
+
+    def _moments_of(self, kind: str, told: str) -> str:
+        return {"two-point": "dos", "box": "band"}.get(told, "maxent") if kind == "shape" else "maxent"
+
+    def _target(self, kind: str, told: str) -> dict[str, Any]:
+        """Targets of F1 and F4 on the nll scale; the box is the band with the same moments."""
+        x = np.sort(self.pool.x)
+        low, high = np.quantile(x, [0.1, 0.9])
+        mean = float(np.quantile(x, SHAPE_MEAN if kind == "shape" else float(told)))
+        std = float((high - low) * (SHAPE_STD if kind == "shape" else TILT_STD))
+        if told != "box":
+            return {"target_mean": mean, "target_std": std, "scale": "nll"}
+        order = np.argsort(self.pool.x, kind="stable")
+        share = np.cumsum(self.pool.length[order]) / self.pool.tokens
+        ends = np.searchsorted(x, [mean - np.sqrt(3) * std, mean + np.sqrt(3) * std])
+        return {"band": (float(share[ends[0]]), float(share[min(ends[1], len(x) - 1)]))}
+
+    def _composition(self, number: int, budget: int, seed: int) -> pa.Table:
+        """A Dirichlet mixture of ten equal-token bins, no bin asked for more than it has."""
+        bins = Bins(tuple(self.facts["bins"]["edges"]), tuple(self.facts["bins"]["share"]))
+        share = np.asarray(bins.share)
+        weights = np.random.default_rng([COMPOSITION_STREAM, number]).dirichlet(np.full(bins.n, DIRICHLET))
+        shares = capped(weights, np.maximum(CAP_SAFETY * share * self.pool.tokens / budget, share))
+        index = draw_shares(
+            tuple(shares), bins.of(self.pool.x), self.pool.length, self.pool.uniforms(seed),
+            np.ones(len(self.pool), dtype=bool), budget - self.setting.chunk_tokens // 2,
+        )  # fmt: skip
+        times = np.zeros(len(self.pool), dtype=np.int16)
+        times[index] = 1
+        return self.pool.table(Draw(times, "composition"))
+
+    # ---- a cell ----------------------------------------------------------------------------------------------------
+
+    def run(self, cell: Cell, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """The row of a cell; `known`: earlier rows by what was trained, because equal training gives equal rows."""
+        started = time.monotonic()
+        if cell.method == "base":
+            self.learner.reset()
+            return self._losses(cell) | {"tokens": 0, "seconds_evaluate": round(time.monotonic() - started, 1)}
+        selected, content = self.draw(cell)
+        row = describe(selected, content) | self._moments(selected)
+        row |= {"budget": round(cell.size * self.budget), "trained_as": _training_key(selected, cell)}
+        row["seconds_select"] = round(time.monotonic() - started, 1)
+        twin = known.get(row["trained_as"])
+        if twin is not None and (not cell.on_test or "loss_test" in twin):
+            return row | {k: twin[k] for k in LOSSES if k in twin} | {"same_as": twin["cell"]}
+        started = time.monotonic()
+        self.train(selected, cell.seed)
+        row["seconds_train"] = round(time.monotonic() - started, 1)
+        started = time.monotonic()
+        row |= self._losses(cell)
+        return row | {"seconds_evaluate": round(time.monotonic() - started, 1)}
+
+    def train(self, selected: pa.Table, seed: int) -> None:
+        """As `pplscape.train`: paired order, the recipe, from the base model."""
+        order = uniforms(ORDER_STREAM + seed, selected["doc_id"].to_pylist(), np.asarray(selected["chunk_index"]))
+        chunks = chunk_ids(self.corpus, selected.take(pa.array(with_repeats(selected, order))), self.learner)
+        train_run(self.learner, chunks, self.setting.train_recipe)
+
+    def _losses(self, cell: Cell) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, loss in self.measure(cell.on_test).items():
+            if not np.isfinite(loss.nll_sum).all():
+                raise FloatingPointError(f"the {name} loss is not finite")
+            found |= {f"loss_{name}": loss.loss, f"bits_per_byte_{name}": loss.bits_per_byte}
+            if name != "general":
+                found[f"nll_{name}"] = [round(float(v), 3) for v in loss.nll_sum]
+        return found
+
+    def _moments(self, selected: pa.Table) -> dict[str, float]:
+        """Moments on both scales, winsorised as the landscape says."""
+        x = np.repeat(np.asarray(selected["nll"]), np.asarray(selected["repeats"]))
+        found = {}
+        for scale in ("nll", "ppl"):
+            low, high = self.facts["winsor"][scale]
+            shape = moments(on_scale(x, scale), (float(low), float(high)))
+            found |= {f"{scale}_mean": shape.mean, f"{scale}_std": shape.std}
+        return found
+
+
+LOSSES = tuple(
+    [f"{kind}_{split}" for split in ("valid", "test", "general") for kind in ("loss", "bits_per_byte", "nll")]
+)
+
+
+def _training_key(selected: pa.Table, cell: Cell) -> str:
+    """What decides a training run: chunks, repeats, order. Equal keys are the same run."""
+    rows = zip(*(selected[c].to_pylist() for c in ("doc_id", "chunk_index", "repeats")), strict=True)
+    return hashlib.sha256(json.dumps([cell.seed, sorted(rows)]).encode()).hexdigest()[:16]
+
+
+def describe(selected: pa.Table, content: dict[str, Any]) -> dict[str, Any]:
+    """Tokens, shares by origin, and what the law and the gate said."""
+    times = np.asarray(selected["repeats"]).astype(np.int64)
+    tokens = np.asarray(selected["length"]) * times
+    source = np.asarray(selected["source"].to_pylist())
+    total = int(tokens.sum())
+    shares = {f"share_{name}": float(tokens[source == name].sum() / total) for name in sorted(set(source))}
+    gate, predicted = content.get("gate") or {}, content.get("candidate_predicted") or content.get("predicted") or {}
+    return {
+        "tokens": total, "chunks": int(times.sum()), "unique_tokens": int(np.asarray(selected["length"]).sum()),
+        "used": content.get("used"), "candidate": content.get("candidate"),
+        "form": (content.get("law") or {}).get("form"), "kl_to_pool": content.get("kl_to_pool"),
+        "target": content.get("target"), "bin_tokens": content.get("bin_tokens"),
+        "predicted": predicted or None, "gate": gate or None, "warnings": content.get("warnings"),
+        "share_clean": float(tokens[np.char.startswith(source, "clean-")].sum() / total), **shares,
+    }  # fmt: skip

@@ -1,0 +1,110 @@
+"""What is run, in which order. A cell is one trained arm: pool, method, seed, size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HEADLINE_SEEDS, SWEEP_SEEDS = 8, 3
+CHOOSING_SEEDS = (100, 101)
+"""Seeds that no test run uses."""
+CHOOSING_SIZE = 0.25
+BANDS = ("band:0.05,0.55", "band:0.2,0.7", "band:0.4,0.9", "band:0.5,1")
+SIMPLE = ("low", "mid", "high", "stratified", "temperature:1", "temperature:-1")
+LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "auto")
+OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
+CURVE = (0.5, 2.0)
+LONG_CURVE = (0.25, 4.0)
+COMPOSITIONS = 64
+SHAPES = ("two-point", "maxent", "box")
+"""F1: the same mean and spread of log-perplexity in three shapes."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    experiment: str
+    pool: str
+    method: str
+    seed: int
+    size: float = 1.0
+    """Tokens as a multiple of D."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}/{self.pool}/{self.method}/{self.seed}/{self.size:g}"
+
+    @property
+    def file(self) -> str:
+        return re.sub(r"[^\w.+-]", "_", self.name) + ".json"
+
+    @property
+    def on_test(self) -> bool:
+        """Cells that choose something see the valid text only."""
+        return self.experiment != "choose"
+
+
+def choosing(pool: str) -> list[Cell]:
+    """The band is chosen on valid, at a quarter of D."""
+    return [Cell("choose", pool, m, seed, CHOOSING_SIZE) for seed in CHOOSING_SEEDS for m in BANDS]
+
+
+def chosen_band(losses: Mapping[str, float]) -> str:
+    """The band with the lowest mean valid loss; `losses`: method -> loss."""
+    return min(BANDS, key=lambda m: losses[m])
+
+
+def headline(band: str) -> tuple[str, ...]:
+    """The arms of the two primary endpoints."""
+    return ("random", "oracle", "mid", band, *LAWS)
+
+
+def primary(pool: str, band: str) -> Iterator[Cell]:
+    """All arms of a seed before the next seed; random's curve over D when half of the seeds are there."""
+    yield Cell("primary", pool, "base", 0)
+    half = HEADLINE_SEEDS // 2
+    for seeds in (range(half), range(half, HEADLINE_SEEDS)):
+        for seed in seeds:
+            yield from (Cell("primary", pool, m, seed) for m in headline(band))
+        sizes = CURVE if seeds[0] == 0 else LONG_CURVE
+        yield from (Cell("primary", pool, "random", seed, size) for size in sizes for seed in range(SWEEP_SEEDS))
+
+
+def sweep(pool: str, band: str) -> Iterator[Cell]:
+    """All other methods, three seeds."""
+    others = [m for m in (*SIMPLE, *OTHER_LAWS) if m not in headline(band)]
+    yield from (Cell("primary", pool, m, seed) for seed in range(SWEEP_SEEDS) for m in others)
+
+
+def compositions(pool: str) -> Iterator[Cell]:
+    """Random compositions: what could have been reached."""
+    yield from (Cell("compositions", pool, f"composition:{k}", 0) for k in range(COMPOSITIONS))
+
+
+def falsify(pool: str) -> Iterator[Cell]:
+    """F1: one pair of moments in three shapes. F4: seven means, one spread."""
+    yield from (Cell("F1", pool, f"shape:{shape}", seed) for seed in range(SWEEP_SEEDS) for shape in SHAPES)
+    levels = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
+    yield from (Cell("F4", pool, f"tilt:{q:g}", seed) for seed in range(SWEEP_SEEDS) for q in levels)
+
+
+def plan(pool: str, band: str) -> list[Cell]:
+    """Everything of one pool after the choice of the band, primary endpoints first."""
+    return [*primary(pool, band), *sweep(pool, band), *compositions(pool), *falsify(pool)]
+
+
+def arguments(method: str) -> dict[str, Any]:
+    """Arguments of `pplscape.select` for a method; `law` True: it needs the law, `runs` True: and the pilots."""
+    name, _, told = method.partition(":")
+    form, _, strategy = name.rpartition("+")
+    numbers = tuple(float(v) for v in told.split(",")) if told and name in ("band", "temperature") else ()
+    if form:
+        return {"strategy": strategy, "form": form, "law": True}
+    if name == "band":
+        return {"strategy": "band", "band": numbers}
+    if name == "temperature":
+        return {"strategy": "temperature", "temperature": numbers[0]}
+    if name == "auto":
+        return {"strategy": "auto", "law": True, "runs": True}
+    return {"strategy": {"oracle": "random"}.get(name, name)}

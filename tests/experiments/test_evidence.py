@@ -1,0 +1,272 @@
+"""The evidence experiments on a fake engine: dirt with known shares, cells as the stages give them, resumption."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+from evidence import dirt, flat  # noqa: E402
+from evidence.bench import Bench  # noqa: E402
+from evidence.cells import Cell, arguments, choosing, plan  # noqa: E402
+from evidence.pools import DIRT, Builder, describe, token_shares  # noqa: E402
+from evidence.runner import Store, run_cells  # noqa: E402
+from evidence.setting import Setting  # noqa: E402
+
+import pplscape as ps  # noqa: E402
+from pplscape.engines import load_engine  # noqa: E402
+
+WORDS = [f"{a}{b}{c}" for a in ("car", "neu", "gas", "hep", "der") for b in "aeiou" for c in ("lis", "tor", "min", "x")]
+
+
+def text(rng: random.Random, words: int, vocabulary: list[str] = WORDS) -> str:
+    lines = [" ".join(rng.choices(vocabulary, k=12)).capitalize() + "." for _ in range(words // 12)]
+    return "\n".join(lines)
+
+
+def test_garble_hits_the_rate() -> None:
+    plain = text(random.Random(0), 4000)
+    for rate in dirt.RATES:
+        got = dirt.garble(plain, rate, np.random.default_rng(1))
+        assert got == dirt.garble(plain, rate, np.random.default_rng(1))
+        assert got.count("\n") == plain.count("\n")
+        edits = sum(_edits(a, b) for a, b in zip(plain.split("\n"), got.split("\n"), strict=True))
+        n = len(plain)
+        assert abs(edits - rate * n) < 4 * np.sqrt(rate * n) + 0.02 * rate * n  # a look-alike may be two characters
+
+
+def _edits(a: str, b: str) -> int:
+    """Levenshtein distance."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def test_near_duplicates_are_found_by_the_products_own_measure() -> None:
+    from pplscape.text.clean import SIMILARITY, hash_words, shingles, signatures
+
+    rng = random.Random(1)
+    similar = []
+    for k in range(20):
+        plain = text(rng, 600)
+        copy = dirt.edited(plain, np.random.default_rng(k))
+        assert copy != plain
+        pair = signatures([shingles(hash_words(t), t) for t in (plain, copy)])
+        similar.append(float((pair[0] == pair[1]).mean()))
+    assert np.mean(similar) > SIMILARITY
+
+
+def test_boilerplate_is_what_many_pages_share() -> None:
+    filled = [(f"What is {t} ? See the list of resources for {t}. Ask 3 people.", t) for t in ("gout", "flu", "mumps")]
+    filled += [(f"What is {t} ? See the list of resources for {t}. Ask 41 people.", t) for t in ("rabies", "lupus")]
+    own = [(text(random.Random(9), 60), "")]
+    assert dirt.boilerplate_shares(filled + own) == [1.0] * 5 + [0.0]
+
+
+def test_up_to_stops_nearest() -> None:
+    items = [("a", 5), ("b", 100), ("c", 5), ("d", 2)]
+    assert [i for i, _ in dirt.up_to(items, 11)] == ["a", "c", "d"]
+    assert [i for i, _ in dirt.up_to(items, 10)] == ["a", "c"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> tuple[Setting, Path, Path]:
+    """A tiny domain: (setting, data folder, output folder with a pool of 40 % dirt)."""
+    folder = tmp_path_factory.mktemp("evidence")
+    rng = random.Random(0)
+    law = [w[::-1] for w in WORDS]
+    files = {
+        "biomed/abstracts": [text(rng, 60) for _ in range(300)],
+        "biomed/fulltext": [text(rng, 900) for _ in range(20)],
+        "biomed/medquad": [
+            f"{text(random.Random(k % 7), 24)}\n{text(random.Random(99), 36)} {text(rng, 12)}" for k in range(200)
+        ],
+        "legal/law": [text(rng, 120, law) for _ in range(120)],
+        "general/novels": [text(rng, 120) for _ in range(400)],
+    }
+    for name, texts in files.items():
+        path = folder / "data" / f"{name}.jsonl.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(path, "wt") as lines:
+            lines.writelines(json.dumps({"id": f"{name}-{i}", "text": t}) + "\n" for i, t in enumerate(texts))
+    base = load_engine("fake", str(tiny_tokenizer_dir), train=True)
+    base.reset()
+    base.step(base.encode(files["general/novels"][:4]), 1e-3)
+    base.save(folder / "model")
+    setting = Setting(
+        domain="biomed", model=str(folder / "model"), clean=["biomed/abstracts", "biomed/fulltext"], sample=1.0,
+        boilerplate="biomed/medquad", offdomain=["legal/law"], chunk_tokens=128, min_tokens=16, pool_tokens=40_000,
+        valid_tokens=3000, test_tokens=6000, general_tokens=300, budget=0.1, bins=5, engine="fake",
+        recipe={"learning_rate": 1e-3, "warmup_tokens": 128, "step_tokens": 128},
+        pilots={"tokens": 30_000, "designed": 5, "random_seeds": 3}, bootstrap=20, resamples=5,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PPLSCAPE_DATA", str(folder / "data"))
+        Builder(setting, folder / "out").build(0.4)
+    return setting, folder / "data", folder / "out"
+
+
+def test_a_pool_has_the_dirt_that_was_asked_for(world: tuple[Setting, Path, Path]) -> None:
+    setting, _, out = world
+    found = describe(out / "pool-40")
+    assert found["tokens"] == pytest.approx(setting.pool_tokens, rel=0.06)
+    for name in DIRT:
+        assert found["origins"][name]["share"] == pytest.approx(0.1, abs=0.02)
+
+
+def test_pools_are_the_same_when_built_again(
+    world: tuple[Setting, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting, data, out = world
+    monkeypatch.setenv("PPLSCAPE_DATA", str(data))
+    again = Builder(setting, tmp_path)
+    assert describe(again.build(0.4)) == describe(out / "pool-40")
+    dirty, clean = again.clean_part(0.4), again.clean_part(0.0)
+    assert {d.doc_id for d in dirty} < {d.doc_id for d in clean}
+    held = [d.doc_id for docs in again.heldout.values() for d in docs]
+    assert len(set(held)) == len(held) > 10
+    assert not set(held) & {d.doc_id for d in again.ordered}
+    shares = token_shares(again.ordered)
+    for split, target in (("test", setting.test_tokens), ("valid", setting.valid_tokens)):
+        per = {s: sum(min(d.tokens, 512) for d in again.heldout[split] if d.source == s) for s in shares}
+        assert {s: n / target for s, n in per.items()} == pytest.approx(shares, abs=0.08)
+
+
+def test_a_cell_is_what_the_stages_give(world: tuple[Setting, Path, Path], tmp_path: Path) -> None:
+    """Draw, training and losses of a cell equal those of select, train and evaluate."""
+    setting, _, out = world
+    bench = Bench(setting, out / "pool-40")
+    row = bench.run(Cell("primary", "pool-40", "band:0.2,0.7", 3), {})
+    pool, heldout = out / "pool-40", out / "heldout"
+    drawn = ps.select(
+        pool / "scores", budget=bench.budget, strategy="band", band=(0.2, 0.7), seed=3, out=tmp_path / "s"
+    )
+    trained = ps.train(
+        drawn, model=setting.model, corpus=pool / "prepared", out=tmp_path / "t", recipe=setting.train_recipe,
+        engine="fake", seed=3,
+    )  # fmt: skip
+    losses = []
+    for file in sorted((heldout / "test").glob("*.jsonl")):
+        done = ps.evaluate(
+            str(trained), heldout=file, out=tmp_path / file.stem, engine="fake", chunk_tokens=setting.chunk_tokens
+        )
+        losses += [json.loads(line) for line in (done / "eval.jsonl").read_text().splitlines()]
+    direct = sum(r["nll_sum"] for r in losses) / sum(r["n_tokens"] for r in losses)
+    assert row["loss_test"] == pytest.approx(direct, rel=1e-9)
+    assert row["tokens"] == json.loads((drawn / "selection.json").read_text())["tokens"]
+    assert sum(row["nll_test"]) == pytest.approx(sum(r["nll_sum"] for r in losses), rel=1e-4)
+
+
+def test_the_oracle_draws_clean_text_only(world: tuple[Setting, Path, Path]) -> None:
+    setting, _, out = world
+    bench = Bench(setting, out / "pool-40")
+    oracle, random_ = (bench.draw(Cell("primary", "pool-40", m, 1)) for m in ("oracle", "random"))
+    assert all(s.startswith("clean-") for s in oracle[0]["source"].to_pylist())
+    both = set(zip(oracle[0]["doc_id"].to_pylist(), oracle[0]["chunk_index"].to_pylist(), strict=True))
+    clean = {
+        (d, k)
+        for d, k, s in zip(*(random_[0][c].to_pylist() for c in ("doc_id", "chunk_index", "source")), strict=True)
+        if s.startswith("clean-")
+    }
+    assert clean <= both  # the same uniforms: a paired draw
+
+
+def test_every_method_of_the_plan_runs(world: tuple[Setting, Path, Path], tmp_path: Path) -> None:
+    """One seed of everything on the fake engine; equal training is not done twice."""
+    setting, _, out = world
+    bench, store = Bench(setting, out / "pool-40"), Store(tmp_path)
+    bench.fit_law()
+    wanted = [c for c in plan("pool-40", "band:0.2,0.7") if c.seed == 0 and c.method not in _MANY]
+    wanted += [replace(wanted[1], experiment="again"), choosing("pool-40")[0]]
+    run_cells(wanted, bench.run, store)
+    rows = {r["cell"]: r for r in store.rows()}
+    assert len(rows) == len({c.name for c in wanted})
+    failed = {r["method"]: r["reason"] for r in rows.values() if r["status"] != "ok"}
+    assert all("law" in why or "optimum" in why for why in failed.values()), failed
+    random_ = rows[Cell("primary", "pool-40", "random", 0).name]
+    assert rows[replace(wanted[1], experiment="again").name]["same_as"] == random_["cell"]
+    assert "loss_test" not in rows[choosing("pool-40")[0].name]
+    assert random_["loss_test"] < rows[Cell("primary", "pool-40", "base", 0).name]["loss_test"]
+    box, spikes = (rows[Cell("F1", "pool-40", f"shape:{s}", 0).name] for s in ("box", "two-point"))
+    assert box["nll_mean"] == pytest.approx(spikes["nll_mean"], abs=0.1)
+
+
+_MANY = {f"composition:{k}" for k in range(2, 100)}
+
+
+def test_a_flat_world_is_a_permutation(world: tuple[Setting, Path, Path], tmp_path: Path) -> None:
+    setting, _, out = world
+    cell = flat.worlds("pool-40")[0]
+    pool = tmp_path / "pool-40"
+    pool.symlink_to(out / "pool-40")
+    (tmp_path / "heldout").symlink_to(out / "heldout")
+    row = flat.gate_in_a_flat_world(setting, pool, cell, {})
+    before, after = (Bench(setting, tmp_path / name).pool for name in ("pool-40", "flat-0"))
+    assert np.sort(after.x) == pytest.approx(np.sort(before.x))
+    assert abs(np.corrcoef(before.x, after.x)[0, 1]) < 0.2
+    assert (after.length == before.length).all()
+    assert row["gate"] is None or row["gate"]["passes"] in (True, False)
+
+
+def test_names_of_methods() -> None:
+    assert arguments("paper+dos") == {"strategy": "dos", "form": "paper", "law": True}
+    assert arguments("band:0.2,0.7") == {"strategy": "band", "band": (0.2, 0.7)}
+    assert arguments("oracle") == {"strategy": "random"}
+    files = [c.file for c in plan("pool-30", "band:0.2,0.7")]
+    assert len(files) == len(set(files))
+
+
+KILLED = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from evidence.cells import Cell
+from evidence.runner import Locked, Store, run_cells
+
+def slow(cell, known):
+    with open(sys.argv[3], "a") as log: log.write(f"{cell.seed}\\n")
+    time.sleep(0.15)
+    if cell.seed == 2: raise ValueError("two is wrong")
+    return {"loss_test": float(cell.seed), "trained_as": str(cell.seed)}
+
+lock = Locked(Path(sys.argv[2]))
+run_cells([Cell("x", "pool", "random", seed) for seed in range(6)], slow, Store(Path(sys.argv[2]) / "cells"))
+"""
+
+
+def test_a_killed_run_goes_on_and_repeats_nothing_finished(tmp_path: Path) -> None:
+    log, words = tmp_path / "log", [sys.executable, "-c", KILLED, str(EXPERIMENTS), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    killed = 0
+    for _ in range(3):
+        before = len(log.read_text().split()) if log.exists() else 0
+        process = subprocess.Popen([*words, str(log)], env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(log.read_text().split() if log.exists() else []) < before + 2:
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed == 3
+    subprocess.run([*words, str(log)], env=environment, check=True, stderr=subprocess.DEVNULL)
+    rows = Store(tmp_path / "out" / "cells").rows()
+    assert sorted(r["seed"] for r in rows) == list(range(6))
+    assert [r["status"] for r in rows if r["seed"] == 2] == ["failed"]
+    started = log.read_text().split()
+    assert len(started) <= 6 + killed  # at most the cell at work is lost in a kill
