@@ -6,12 +6,12 @@ from typing import Any
 
 from pplscape.errors import UserError
 
-ENGINES = ("transformers", "fake")
+ENGINES = ("transformers", "ngram", "vllm", "fake")
 
 
 def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -> Any:
-    """An `Engine` (a `Learner` with `train=True`). Options of the transformers engine: revision, dtype, bos; the
-    fake one has no use for them."""
+    """An `Engine` (a `Learner` with `train=True`, which only transformers and fake are). Options of transformers and
+    vllm: revision, dtype, bos; of ngram: revision, reference, order; the fake one has no use for them."""
     if name == "fake":
         from pplscape.engines.fake import FakeEngine
 
@@ -23,4 +23,15 @@ def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -
         except ModuleNotFoundError as error:
             raise UserError(f"Scoring needs {error.name}; install it with: pip install pplscape") from error
         return (TransformersLearner if train else TransformersEngine)(model, **options)
+    if name in ENGINES and train:
+        raise UserError(f"Engine {name} scores but cannot be trained: use --engine transformers.")
+    if name == "ngram":
+        from pplscape.engines.ngram import NgramEngine
+
+        return NgramEngine(
+            model,
+            reference=options.get("reference") or (),
+            order=options.get("order"),
+            revision=options.get("revision"),
+        )
     raise UserError(f"Unknown engine '{name}'; choose one of {', '.join(ENGINES)}.")
