@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pplscape.config import RunConfig, load_config, parse_config
+from pplscape.draw.strategies import BY_TEXT
 from pplscape.errors import UserError
 from pplscape.manifest import read_json, read_manifest, write_atomic
 from pplscape.stages.compare import compare
@@ -130,15 +131,17 @@ class Flow:
         select(
             self.out / "scores", strategy=self.config.strategy, budget=self.config.budget, out=self.out / "selection",
             law=self.out / "law" / "law.json", runs=self.out / "pilots" / "runs.jsonl", corpus=self.out / "prepared",
-            max_epochs=self.config.max_epochs, resamples=self.config.resamples, seed=self.config.seed, **self.again,
+            model=self.model, max_epochs=self.config.max_epochs, resamples=self.config.resamples,
+            seed=self.config.seed, **self.again,
         )  # fmt: skip
 
     def _draw(self, strategy: str, seed: int) -> Path:
-        """The chunks of one arm; no gate and no text, which the selection itself has."""
+        """The chunks of one arm; no gate, and no text but for strategies that look at it."""
         law = self.out / "law" / "law.json" if strategy in LAW_STRATEGIES else None
         form = self.challenger[1] if strategy == self.challenger[0] else None
         return select(
             self.out / "scores", strategy=strategy, budget=self.config.budget, law=law, form=form, seed=seed,
+            corpus=self.out / "prepared" if strategy in BY_TEXT else None, model=self.model,
             out=self.out / "draws" / f"{strategy}-{seed}", **self.again,
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from pools import make_pool, spent
 from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Pool
 from pplscape.draw.program import Utility
-from pplscape.draw.strategies import STRATEGIES, draw
+from pplscape.draw.strategies import BY_TEXT, STRATEGIES, draw
 from pplscape.errors import UserError
 from pplscape.statistics import make_bins, moments
 
@@ -20,7 +20,7 @@ OPTIONS = Options(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [s for s in STRATEGIES if s != "full"])
+@pytest.mark.parametrize("name", [s for s in STRATEGIES if s not in ("full", *BY_TEXT)])
 @settings(max_examples=8, deadline=None)
 @given(share=st.floats(0.01, 0.75), seed=st.integers(0, 2**31))
 def test_budget_is_exact_and_draws_repeat(name, share, seed):
@@ -32,7 +32,7 @@ def test_budget_is_exact_and_draws_repeat(name, share, seed):
     np.testing.assert_array_equal(drawn.times, draw(name, make_pool(), budget, seed, OPTIONS).times)
 
 
-@pytest.mark.parametrize("name", list(STRATEGIES))
+@pytest.mark.parametrize("name", [s for s in STRATEGIES if s not in BY_TEXT])
 def test_the_whole_pool(name):
     options = Options(band=(0, 1), target=OPTIONS.target, bins=BINS, utility=OPTIONS.utility)
     assert draw(name, POOL, POOL.tokens, 0, options).times.tolist() == [1] * len(POOL)

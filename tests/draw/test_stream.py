@@ -19,13 +19,13 @@ from pplscape.draw.options import Options, Target
 from pplscape.draw.pool import Pool
 from pplscape.draw.program import Utility
 from pplscape.draw.scores import Scores
-from pplscape.draw.strategies import STRATEGIES, draw
+from pplscape.draw.strategies import BY_TEXT, STRATEGIES, draw
 from pplscape.draw.stream import carry_out, read_selected
 from pplscape.errors import UserError
 from pplscape.statistics import kl_to_pool, make_bins, moments
 
 N = 40_000
-DEFINED = [s for s in STRATEGIES if s not in ("full", "dos", "maxent")]
+DEFINED = [s for s in STRATEGIES if s not in ("full", "dos", "maxent", *BY_TEXT)]
 
 
 def options_for(pool):
@@ -94,7 +94,7 @@ def test_draws_follow_the_definition(name, share, seed):
 LARGER = make_pool(20_000)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [s for s in STRATEGIES if s not in BY_TEXT])
 def test_same_chunks_whatever_parts_batches_and_workers(name, folders, pool, options, tmp_path, monkeypatch):
     monkeypatch.setattr(scores_module, "UNIT_ROWS", 6000)
     budget = pool.tokens if name == "full" else pool.tokens // 8

@@ -85,7 +85,12 @@ def score(
     out: Out,
     config: Config = None,
     overrides: Set = None,
-    engine: Engine = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers, vllm or ngram; for tests fake.")] = "transformers",
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="Text that engine ngram counts, or the ngram.parquet of other scores; default: the pool."),
+    ] = None,
+    order: Annotated[int | None, typer.Option(help="Longest n-gram of engine ngram; default 3.")] = None,
     revision: Revision = None,
     dtype: Dtype = "auto",
     bos: Bos = "auto",
@@ -107,7 +112,7 @@ def score(
     stage(
         inputs, model=model_path(model), out=out, engine=engine, revision=revision, dtype=dtype, bos=bos,
         context=context, chunk_tokens=chunk_tokens, min_tokens=min_tokens, limit=limit, limit_tokens=limit_tokens,
-        overwrite=overwrite,
+        reference=reference or (), order=order, overwrite=overwrite,
     )  # fmt: skip
 
 

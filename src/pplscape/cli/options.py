@@ -17,7 +17,7 @@ DryRun = Annotated[
 Seed = Annotated[int, typer.Option("--seed")]
 Model = Annotated[str, typer.Option("--model", help="Hugging Face id, local folder, or `demo` (embedded).")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Of a model on the hub.")]
-Engine = Annotated[str, typer.Option("--engine", help="transformers or fake.")]
+Engine = Annotated[str, typer.Option("--engine", help="transformers, or for tests fake.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
 Bos = Annotated[str, typer.Option("--bos", help="Token before every chunk: auto, none, bos or eos.")]
 Budget = Annotated[str, typer.Option("--budget", help="Tokens: 2000000, 2e6, 2M or 10% of the pool.")]

@@ -50,7 +50,10 @@ def select(
     overrides: Set = None,
     strategy: Annotated[
         str,
-        typer.Option(help="auto, full, random, stratified, low, mid, high, band, temperature, dos, maxent, allocate."),
+        typer.Option(
+            help="auto, full, random, stratified, low, mid, high, band, temperature, unigram, dsir, dos, maxent or "
+            "allocate."
+        ),
     ] = "auto",
     law: Annotated[Path | None, typer.Option(help="law.json")] = None,
     form: Annotated[str | None, typer.Option(help="Which of the law's forms; default: the chosen one.")] = None,
@@ -70,6 +73,10 @@ def select(
     corpus: Annotated[
         Path | None, typer.Option(help="The prepared folder: writes subset/ in the input's format.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Whose tokenizer unigram counts with; default: the corpus' model.")
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Text dsir draws towards; default: the valid split.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -77,13 +84,15 @@ def select(
     """The subset to train on, exactly within the budget."""
     if dry_run:
         return dry("select", [scores, *([law] if law else [])], out)
+    from pplscape.flow import model_path
     from pplscape.stages.select import select as stage
 
     stage(
         scores, strategy=strategy, budget=budget, out=out, law=law, form=form, runs=runs, columns=pairs(columns),
         target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
         max_epochs=max_epochs, quotas=quotas_of(quota), forced=ids_of(force), forbidden=ids_of(forbid),
-        workers=workers, resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,
+        model=model_path(model) if model else None, target=target or (), workers=workers, resamples=resamples,
+        corpus=corpus, seed=seed, overwrite=overwrite,
     )  # fmt: skip
 
 

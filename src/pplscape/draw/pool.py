@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pplscape.draw.census import Census, take_census
 from pplscape.draw.permanent import bits_of_hashes, hash_documents, uniforms_of_bits
 from pplscape.draw.scores import (
+    KEY,
     NEEDED,
     Rows,
     check_columns,
@@ -74,6 +75,8 @@ class Pool:
     char_end: NDArray[np.int64]
     origin: NDArray[np.intp]
     """[n] row of the table the pool was made of."""
+    key: Floats = field(default_factory=lambda: np.empty(0))
+    """[n] what the text gave each chunk (`draw.keys`), or empty."""
     rejected: pa.Table = field(default_factory=REJECTED.empty_table)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """The scores' manifest, empty for a bare table."""
@@ -115,7 +118,7 @@ class Pool:
 
     def numbers(self, unit: None) -> Iterator[Rows]:
         """The pool as one unit of a `scores.Source`."""
-        yield Rows(self.x, self.length, self.source, self.source_names, self._doc_hash[self.doc])
+        yield Rows(self.x, self.length, self.source, self.source_names, self._doc_hash[self.doc], key=self.key)
 
     def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
         """The pool as a `scores.Source`."""
@@ -148,6 +151,8 @@ class Pool:
         """The pool of these rows, given in ascending order."""
         names = ("doc", "chunk_index", "length", "x", "source", "char_start", "char_end", "origin")
         found = replace(self, **{name: getattr(self, name)[rows] for name in names}, rejected=REJECTED.empty_table())
+        if len(self.key):
+            found = replace(found, key=self.key[rows])
         found.__dict__["_doc_hash"] = self._doc_hash  # cached: the documents are the same
         return found
 
@@ -247,6 +252,7 @@ class Pool:
             char_start=whole(table, "char_start")[order],
             char_end=whole(table, "char_end")[order],
             origin=order,
+            key=table[KEY].to_numpy()[order] if KEY in table.schema.names else np.empty(0),
             rejected=rejected if rejected is not None else REJECTED.empty_table(),
             manifest=manifest or {},
         )

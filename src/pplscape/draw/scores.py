@@ -28,6 +28,8 @@ from pplscape.statistics import Floats
 
 NEEDED = ("doc_id", "chunk_index", "char_start", "char_end", "length", "n_tokens", "nll_sum", "source")
 """Columns of the score table (schema.SCORES) that selection reads."""
+KEY = "key"
+"""Column of batches that were given keys."""
 NUMBERS = ("length", "n_tokens", "nll_sum", "source")
 """Those the first pass reads."""
 LARGEST_NLL = 700.0
@@ -35,7 +37,7 @@ LARGEST_NLL = 700.0
 UNIT_ROWS = 1 << 21
 BATCH_ROWS = 1 << 15
 """Rows at once: arrays of this length stay in a core's cache (twice as fast to read as four times as many)."""
-_NONE = np.empty(0, dtype=np.uint64)
+_NONE, _NO_KEYS = np.empty(0, dtype=np.uint64), np.empty(0)
 T = TypeVar("T")
 
 
@@ -53,6 +55,8 @@ class Rows:
     """Hash of the document's id; empty where the first pass need not know it."""
     bits: NDArray[np.uint64] = field(default_factory=lambda: _NONE)
     """Permanent bits of one seed; empty in the first pass."""
+    key: Floats = field(default_factory=lambda: _NO_KEYS)
+    """What the text gave each chunk (`draw.keys`); empty where no strategy asks for it."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -60,7 +64,8 @@ class Rows:
     def take(self, at: NDArray[np.intp]) -> Rows:
         """Some of the rows, by position or mask."""
         doc, bits = (a[at] if len(a) else a for a in (self.doc, self.bits))
-        return Rows(self.x[at], self.length[at], self.source[at], self.names, doc, bits)
+        key = self.key[at] if len(self.key) else self.key
+        return Rows(self.x[at], self.length[at], self.source[at], self.names, doc, bits, key)
 
     @cached_property
     def h(self) -> Floats:
@@ -71,6 +76,14 @@ class Rows:
         """Index [n] into another list of names, which must hold all that occur."""
         place = {name: i for i, name in enumerate(names)}
         return np.array([place.get(name, -1) for name in self.names], dtype=np.int64)[self.source]
+
+
+class Keyed(Protocol):
+    """Finds the keys of chunks: `draw.keys.Keys`."""
+
+    def of(self, doc_hash: NDArray[np.uint64], chunk_index: Any) -> Floats:
+        """Keys [n]; NaN for a chunk that has none."""
+        ...
 
 
 class Source(Protocol):
@@ -113,6 +126,11 @@ class Scores:
     """The scores' manifest, empty for bare files."""
     workers: int = 1
     batch_rows: int = BATCH_ROWS
+    keys: Keyed | None = None
+
+    def keyed(self, keys: Keyed) -> Scores:
+        """The same scores, every chunk with its key."""
+        return replace(self, keys=keys, reads_ids=True)
 
     @classmethod
     def read(cls, path: str | Path, workers: int | None = None, batch_rows: int = BATCH_ROWS) -> Scores:
@@ -162,7 +180,10 @@ class Scores:
         columns = (*NUMBERS, *(("doc_id", "chunk_index") if self.reads_ids else ()))
         for batch, _ in self.batches(unit, columns):
             kept, rows, _ = checked(batch)
-            yield replace(rows, doc=hash_documents(kept["doc_id"])) if self.reads_ids else rows
+            if self.reads_ids:
+                doc = hash_documents(kept["doc_id"])
+                rows = replace(rows, doc=doc, key=self._keys_of(kept, doc))
+            yield rows
 
     def chunks(self, unit: Unit, seed: int) -> Iterator[tuple[pa.RecordBatch, Rows, pa.Table | None]]:
         """Usable rows of a unit with all columns, as arrays with permanent bits, and the rejected (None if none)."""
@@ -170,8 +191,21 @@ class Scores:
             kept, rows, bad = checked(batch)
             rejected = None if bad is None else rejected_rows(batch, bad, unit.file, row)
             doc = hash_documents(kept["doc_id"])
-            bits = bits_of_hashes(seed, doc, kept["chunk_index"].to_numpy())
-            yield kept, replace(rows, doc=doc, bits=bits), rejected
+            bits, key = bits_of_hashes(seed, doc, kept["chunk_index"].to_numpy()), self._keys_of(kept, doc)
+            if self.keys is not None:
+                kept = pa.record_batch([*kept.columns, pa.array(key)], [*kept.schema.names, KEY])
+            yield kept, replace(rows, doc=doc, bits=bits, key=key), rejected
+
+    def _keys_of(self, kept: pa.RecordBatch, doc: NDArray[np.uint64]) -> Floats:
+        """Keys [n] of usable rows; UserError for a chunk that has none."""
+        if self.keys is None:
+            return _NO_KEYS
+        key = self.keys.of(doc, kept["chunk_index"].to_numpy())
+        missing = np.flatnonzero(np.isnan(key))
+        if len(missing):
+            name = f"{kept['doc_id'][int(missing[0])]}#{kept['chunk_index'][int(missing[0])]}"
+            raise UserError(f"The corpus does not hold the scored chunk {name}; pass the --corpus that was scored.")
+        return key
 
 
 def score_files(path: Path) -> list[Path]:

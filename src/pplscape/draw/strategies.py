@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pplscape.draw.allocate import Allocate
 from pplscape.draw.budget import Wider
+from pplscape.draw.bytext import Dsir, Unigram
 from pplscape.draw.census import Census
 from pplscape.draw.dos import Dos
 from pplscape.draw.groups import in_groups
@@ -27,10 +28,14 @@ STRATEGIES: dict[str, Strategy] = {
     "high": high,
     "band": Band,
     "temperature": Temperature,
+    "unigram": Unigram,
+    "dsir": Dsir,
     "dos": Dos,
     "maxent": MaxEnt,
     "allocate": Allocate,
 }
+BY_TEXT = ("unigram", "dsir")
+"""They rank chunks by keys that are made of the corpus' text (see `draw/textual.py`)."""
 
 
 def strategy_of(name: str, census: Census, budget: int, options: Options) -> Strategy:

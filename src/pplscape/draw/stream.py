@@ -23,7 +23,7 @@ from pplscape.draw.describe import Frame, Tally
 from pplscape.draw.options import Options
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.rule import WIDTHS, Rule, Times
-from pplscape.draw.scores import NEEDED, Rows, Scores, Unit
+from pplscape.draw.scores import KEY, NEEDED, Rows, Scores, Unit
 from pplscape.draw.strategies import strategy_of
 from pplscape.errors import UserError
 from pplscape.manifest import cannot_write
@@ -157,8 +157,9 @@ _NONE = Rows(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64), ())
 
 def _some(batch: pa.RecordBatch, mask: NDArray[np.bool_]) -> pa.Table:
     """Rows of a batch as a table of their own, so that the batch can be forgotten."""
-    some = batch.select(list(NEEDED)).take(pa.array(np.flatnonzero(mask)))
-    return pa.table({name: some[name].cast(SCORES.field(name).type) for name in NEEDED})
+    names = [*NEEDED, KEY] if KEY in batch.schema.names else list(NEEDED)
+    some = batch.select(names).take(pa.array(np.flatnonzero(mask)))
+    return pa.table({n: some[n] if n == KEY else some[n].cast(SCORES.field(n).type) for n in names})
 
 
 def selected_rows(batch: pa.RecordBatch, rows: Rows, times: Times, rule: Rule) -> pa.Table:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pplscape.draw.budget import REACH, Wider, fill
 from pplscape.draw.census import Census
-from pplscape.draw.microbins import VALUE_BINS
+from pplscape.draw.microbins import VALUE_BINS, Cells
 from pplscape.draw.options import Options
 from pplscape.draw.permanent import uniforms
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.rule import SIGMAS, Mask, Rule, Times, interval
 from pplscape.draw.scores import Rows
 from pplscape.errors import UserError
+from pplscape.statistics import Floats
 
 STRATA = 10
 """Equal-token log-perplexity bins of `stratified`."""
@@ -108,11 +112,53 @@ class Stratified(Rule):
         return Draw.of_rows(near, found, self.name)
 
 
-class Temperature(Rule):
-    """Without replacement with weights exp(z / temperature), z the standardised winsorised log-perplexity.
+class GumbelTop(Rule):
+    """Without replacement with weights exp(level): Gumbel top-k on the permanent uniforms."""
 
-    Gumbel top-k on the permanent uniforms. Large |temperature| is near random, small positive near `high`, small
-    negative near `low`.
+    seed: int
+    low: float
+    high: float
+    """Where the threshold on the key may lie."""
+
+    @abstractmethod
+    def level(self, chunks: Rows | Pool) -> Floats:
+        """[n] the logarithms of the weights."""
+
+    def stretch(self, level: Floats, cells: Cells, longest: int, width: float) -> tuple[float, float]:
+        """Where the threshold on the key may lie: bisection on the tokens expected above it. `level` [C] of `cells`."""
+        tokens = cells.count * cells.length
+
+        def chance(key: float) -> NDArray:
+            return -np.expm1(-np.exp(np.minimum(level - key, 700.0)))
+
+        low, high = float(level.min()) - 40, float(level.max()) + 40
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if float(tokens @ chance(middle)) > self.budget else (low, middle)
+        step = 0.1 + np.ptp(level) / VALUE_BINS
+        p, slope = chance(low), float(tokens @ (chance(low - step) - chance(low + step))) / (2 * step)
+        spread = SIGMAS * np.sqrt(longest * float(tokens @ (p * (1 - p)))) + 2 * REACH * longest
+        half = width * (spread / slope + step) if slope > 0 and np.isfinite(width) else np.inf
+        return low - half, low + half
+
+    def sides(self, rows: Rows) -> tuple[Times, Mask]:
+        key = self.level(rows) - np.log(-np.log(rows.h))
+        return (key >= self.high).astype(np.int16), (key < self.high) & (key >= self.low)
+
+    def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
+        key = self.level(near) - np.log(-np.log(near.uniforms(self.seed)))
+        rows = fill(np.argsort(-key, kind="stable"), near.length, self.budget - int(sure[0]), not np.isfinite(self.low))
+        return Draw.of_rows(near, rows, self.name, self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """For selection.json."""
+        return {}
+
+
+class Temperature(GumbelTop):
+    """Weights exp(z / temperature), z the standardised winsorised log-perplexity.
+
+    Large |temperature| is near random, small positive near `high`, small negative near `low`.
     """
 
     name = "temperature"
@@ -124,34 +170,11 @@ class Temperature(Rule):
         self.limits = census.limits("nll")
         shape = census.moments("nll", self.limits)
         self.mean, self.scale = shape.mean, (shape.std or 1.0) * self.temperature
-        self.low, self.high = self._stretch(census, width)
-
-    def key(self, x: NDArray, h: NDArray) -> NDArray:
-        return (np.clip(x, *self.limits) - self.mean) / self.scale - np.log(-np.log(h))
-
-    def _stretch(self, census: Census, width: float) -> tuple[float, float]:
-        """Where the threshold on the key may lie: bisection on the expected tokens above it."""
         cells = census.cells("nll", self.limits)
-        level, tokens = (cells.value - self.mean) / self.scale, cells.count * cells.length
+        self.low, self.high = self.stretch((cells.value - self.mean) / self.scale, cells, census.longest, width)
 
-        def chance(key: float) -> NDArray:
-            return -np.expm1(-np.exp(np.minimum(level - key, 700.0)))
+    def level(self, chunks: Rows | Pool) -> Floats:
+        return (np.clip(chunks.x, *self.limits) - self.mean) / self.scale
 
-        low, high = float(level.min()) - 40, float(level.max()) + 40
-        for _ in range(100):
-            middle = (low + high) / 2
-            low, high = (middle, high) if float(tokens @ chance(middle)) > self.budget else (low, middle)
-        step = 0.1 + np.ptp(cells.value) / VALUE_BINS / abs(self.scale)
-        p, slope = chance(low), float(tokens @ (chance(low - step) - chance(low + step))) / (2 * step)
-        spread = SIGMAS * np.sqrt(census.longest * float(tokens @ (p * (1 - p)))) + 2 * REACH * census.longest
-        half = width * (spread / slope + step) if slope > 0 and np.isfinite(width) else np.inf
-        return low - half, low + half
-
-    def sides(self, rows: Rows) -> tuple[Times, Mask]:
-        key = self.key(rows.x, rows.h)
-        return (key >= self.high).astype(np.int16), (key < self.high) & (key >= self.low)
-
-    def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
-        order = np.argsort(-self.key(near.x, near.uniforms(self.seed)), kind="stable")
-        rows = fill(order, near.length, self.budget - int(sure[0]), not np.isfinite(self.low))
-        return Draw.of_rows(near, rows, self.name, {"temperature": self.temperature})
+    def facts(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}

@@ -7,12 +7,13 @@ from typing import Any
 from pplscape.errors import UserError
 from pplscape.training.schedule import Recipe
 
-ENGINES = ("transformers", "fake")
+ENGINES = ("transformers", "ngram", "vllm", "fake")
 
 
 def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -> Any:
-    """An `Engine` (a `Learner` with `train=True`). Options of the transformers engine: revision, dtype, bos, and for
-    training lora_rank and gradient_checkpointing; the fake one has no use for them."""
+    """An `Engine` (a `Learner` with `train=True`, which only transformers and fake are). Options of transformers and
+    vllm: revision, dtype, bos; of training besides: lora_rank, gradient_checkpointing; of ngram: revision, reference,
+    order; the fake one has no use for them."""
     if name == "fake":
         from pplscape.engines.fake import FakeEngine
 
@@ -24,6 +25,17 @@ def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -
         except ModuleNotFoundError as error:
             raise UserError(f"Scoring needs {error.name}; install it with: pip install pplscape") from error
         return (TransformersLearner if train else TransformersEngine)(model, **options)
+    if name in ENGINES and train:
+        raise UserError(f"Engine {name} scores but cannot be trained: use --engine transformers.")
+    if name == "ngram":
+        from pplscape.engines.ngram import NgramEngine
+
+        return NgramEngine(
+            model,
+            reference=options.get("reference") or (),
+            order=options.get("order"),
+            revision=options.get("revision"),
+        )
     raise UserError(f"Unknown engine '{name}'; choose one of {', '.join(ENGINES)}.")
 
 

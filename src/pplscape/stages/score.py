@@ -25,15 +25,16 @@ def score(
     inputs: Path | str | Sequence[str], *, model: str, out: Path | str, engine: str = "transformers",
     revision: str | None = None, dtype: str = "auto", bos: str = "auto", context: int = 0, chunk_tokens: int = 512,
     min_tokens: int = 64, limit: int | None = None, limit_tokens: int | None = None, split: str = "pool",
-    overwrite: bool = False,
+    reference: Sequence[str] = (), order: int | None = None, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/part-*.parquet (`schema.SCORES`), one part per prepared part, and OUT/rejected/.
 
     `inputs`: a prepared folder, or what `prepare` reads: it is then prepared without held-out text into a folder beside
     OUT (`OUT-prepared`), in chunks of `chunk_tokens`, at most `limit` documents or `limit_tokens` tokens. Each finished
     part survives a kill. `context`: a chunk is scored after up to so many tokens of its document that stand before it,
-    which are not scored themselves. If files were added to the corpus, only its new parts are scored. Rows that cannot
-    be scored are rejected with a reason, never dropped.
+    which are not scored themselves. If files were added to the corpus, only its new parts are scored. `reference`,
+    `order`: the text whose n-grams engine ngram counts (default: the prepared pool), and the longest of them;
+    OUT/ngram.parquet holds the counts. Rows that cannot be scored are rejected with a reason, never dropped.
     UserError: the model's tokenizer is not the one the chunks were cut with; a limit for what is prepared already.
     """
     if context < 0:
@@ -43,7 +44,10 @@ def score(
     }  # fmt: skip
     prepared = _prepared(inputs, model, Path(out), revision, cut, overwrite)
     corpus = Prepared(prepared)
-    scorer = load_engine(engine, model, revision=revision, dtype=dtype, bos=bos)
+    if (reference or order) and engine != "ngram":
+        raise UserError(f"--reference and --order belong to --engine ngram, not to {engine}.")
+    counted: dict[str, Any] = {"reference": reference or [str(prepared)], "order": order} if engine == "ngram" else {}
+    scorer = load_engine(engine, model, revision=revision, dtype=dtype, bos=bos, **counted)
     corpus.check_tokenizer(scorer.facts.tokenizer, scorer.facts.model)
     config = {
         **scorer.facts.as_dict(),
@@ -61,6 +65,8 @@ def score(
         extends=partial(_parts_stay, corpus.part_keys(split)),
     ) as folder:
         if not folder.finished:
+            if engine == "ngram":
+                scorer.keep(folder)
             counts = _score_parts(corpus, split, scorer, context, folder)
             facts = {**scorer.facts.as_dict(), "chunk_tokens": corpus.facts["chunk_tokens"], "context": context}
             folder.finish({**counts, "facts": facts})

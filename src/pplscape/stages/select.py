@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from pplscape.draw.census import Census, take_census
 from pplscape.draw.options import Options, Target
 from pplscape.draw.scores import Scores
 from pplscape.draw.selection import Selection, edges_of, judge_of
-from pplscape.draw.strategies import STRATEGIES
+from pplscape.draw.strategies import BY_TEXT, STRATEGIES
 from pplscape.draw.stream import Taken, read_selected
+from pplscape.draw.textual import FOLDER as TEXT_FOLDER
+from pplscape.draw.textual import keys_for
 from pplscape.errors import UserError
 from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law
@@ -25,6 +28,7 @@ from pplscape.manifest import StageFolder
 from pplscape.stages.fit import Tables, read_runs, tables_of
 from pplscape.statistics import Scale
 from pplscape.text.cutback import write_subset
+from pplscape.text.inputs import content_keys, resolve_inputs
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns
 
@@ -38,7 +42,7 @@ def select(
     scale: Scale = "ppl", band: tuple[float, float] | None = None, temperature: float = 1.0, max_epochs: float = 1.0,
     corpus: Path | str | None = None, text_columns: Columns | None = None, resamples: int = 200, seed: int = 0,
     quotas: Mapping[str, float] | None = None, forced: Sequence[str] = (), forbidden: Sequence[str] = (),
-    workers: int | None = None, overwrite: bool = False,
+    model: str | None = None, target: Sequence[str] = (), workers: int | None = None, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/selection.json, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus` OUT/subset/.
 
@@ -47,6 +51,7 @@ def select(
     intervals. Targets are on `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to
     cut the text back.
     `quotas`: share of the budget by source; `forced`, `forbidden`: ids of documents taken whole, or never.
+    `model`, `target`: for strategies that look at text, see `draw.textual.keys_for`; they need `corpus`.
     `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate. `workers`: threads that read
     score files, by default one a core; they change nothing but the time. Scores are streamed: memory does not grow with
     the pool, except for `dos`.
@@ -68,6 +73,11 @@ def select(
         "text_columns": asdict(text_columns) if text_columns else None, "quotas": dict(options.quotas),
         "forced": sorted(options.forced), "forbidden": sorted(options.forbidden),
     }  # fmt: skip
+    if strategy in BY_TEXT:
+        if corpus is None:
+            raise UserError(f"Strategy {strategy} reads the text: pass --corpus, the prepared folder that was scored.")
+        files = resolve_inputs(target) if target else []
+        inputs |= {f"target/{name}": key for name, key in content_keys(files).items()}
     with StageFolder(
         Path(out), stage="select", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
@@ -77,6 +87,10 @@ def select(
             table, fitted = Scores.read(scores, workers), Law.from_json(Path(law)) if law else None
             if options.forced or options.forbidden:
                 table = replace(table, reads_ids=True)
+            seen: dict[str, Any] | None = None
+            if strategy in BY_TEXT:
+                keys, seen = keys_for(strategy, Prepared(str(corpus)), folder.partial / TEXT_FOLDER, model, target)
+                table = table.keyed(keys)
             census = take_census(table, edges_of(fitted))
             tokens = _budget_of(census, strategy, budget, max_epochs)
             pilots = read_runs(list(tables.values()), dict(columns or {})) if tables and fitted else None
@@ -85,6 +99,9 @@ def select(
             judge = judge_of(table, census, fitted, pilots, form, resamples, seed)
             selection = Selection(table, census, tokens, seed, options, judge, folder.partial)
             content, taken = selection.run(strategy)
+            if seen is not None:
+                content["draw"] |= {"text": seen}
+                shutil.rmtree(folder.partial / TEXT_FOLDER)
             _finish(folder, content, taken, corpus, text_columns)
     return Path(out)
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Self
 
 import numpy as np
 import regex
@@ -80,6 +82,22 @@ class _Counts(dict[str, int]):
         return count
 
 
+class _Ids(dict[str, list[int]]):
+    """pre-token -> token ids, remembered."""
+
+    def __init__(self, backend: Any):
+        super().__init__()
+        self._backend = backend
+
+    def __missing__(self, word: str) -> list[int]:
+        if len(self) >= REMEMBERED:
+            self.clear()
+        ids: list[int] = self._backend.encode(word, add_special_tokens=False).ids
+        if len(word) <= REMEMBERED_CHARS:
+            self[word] = ids
+        return ids
+
+
 @dataclass(frozen=True)
 class Words:
     """The pre-tokens of a text."""
@@ -107,7 +125,7 @@ class WordCounter:
         self._ascii_agreed = self._known(set(map(chr, range(128))))
 
     @classmethod
-    def of(cls, tokenizer: Any) -> WordCounter | None:
+    def of(cls, tokenizer: Any) -> Self | None:
         """A counter for this tokenizer, or None if counts of pre-tokens do not add up for it."""
         backend = tokenizer.backend_tokenizer
         state = json.loads(backend.to_str())
@@ -116,14 +134,19 @@ class WordCounter:
 
     def split(self, text: str) -> Words | None:
         """The pre-tokens of a text; None if it must be encoded to know its count."""
+        words = self._words(text)
+        if words is None:
+            return None
+        counts = np.fromiter(map(self._counts.__getitem__, words), np.int64, len(words))
+        return Words(words, np.cumsum(counts))
+
+    def _words(self, text: str) -> list[str] | None:
         plain = text.isascii()
         if self._added and any(start in text for start in self._starts) and self._added.search(text):
             return None
         if not (plain and self._ascii_agreed) and not self._known(set(text)):
             return None
-        words = (self._ascii if plain else self._unicode).findall(text)
-        counts = np.fromiter(map(self._counts.__getitem__, words), np.int64, len(words))
-        return Words(words, np.cumsum(counts))
+        return (self._ascii if plain else self._unicode).findall(text)
 
     def _known(self, characters: set[str]) -> bool:
         """Whether both splitters agree on all these characters."""
@@ -137,3 +160,29 @@ class WordCounter:
         pattern = self._ascii if probe.isascii() else self._unicode
         theirs = [end for _, (_, end) in self._backend.pre_tokenizer.pre_tokenize_str(probe)]
         return [match.end() for match in pattern.finditer(probe)] == theirs
+
+
+class WordEncoder(WordCounter):
+    """Token ids word by word, for the same tokenizers."""
+
+    def __init__(self, backend: Any, pattern: str, added: list[str]):
+        super().__init__(backend, pattern, added)
+        self._ids = _Ids(backend)
+
+    def encode(self, text: str) -> NDArray[np.int32] | None:
+        """The text's token ids without special tokens; None if the tokenizer itself must encode it."""
+        words = self._words(text)
+        if words is None:
+            return None
+        return np.fromiter(chain.from_iterable(map(self._ids.__getitem__, words)), np.int32)
+
+
+def encode_by_words(tokenizer: Any, words: WordEncoder | None, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    """Token ids of each text: by `words` (`WordEncoder.of` the tokenizer) where that is the same, several times as
+    fast; by the tokenizer elsewhere, its own additions off."""
+    found = [words.encode(t) if words else None for t in texts]
+    rest = [i for i, ids in enumerate(found) if ids is None]
+    encoded = tokenizer([texts[i] for i in rest], add_special_tokens=False)["input_ids"] if rest else []
+    for i, ids in zip(rest, encoded, strict=True):
+        found[i] = np.asarray(ids, dtype=np.int32)
+    return found  # type: ignore[return-value]
