@@ -17,8 +17,8 @@ class Progress:
     ...     progress.add(0)
     """
 
-    def __init__(self, label: str, total: int):
-        self.label, self.total, self.done = label, total, 0
+    def __init__(self, label: str, total: int, quiet: bool = False):
+        self.label, self.total, self.done, self.quiet = label, total, 0, quiet
         self._skipped = 0
         self._start = self._last = time.monotonic()
         self._terminal = sys.stderr.isatty()
@@ -30,7 +30,7 @@ class Progress:
         """`tokens` more are done."""
         self.done += tokens
         now = time.monotonic()
-        if now - self._last >= (0.2 if self._terminal else INTERVAL):
+        if not self.quiet and now - self._last >= (0.2 if self._terminal else INTERVAL):
             self._last = now
             self._write(now)
 
@@ -50,7 +50,7 @@ class Progress:
         )
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
-        if kind is None and self.done:
+        if kind is None and self.done and not self.quiet:
             seconds = time.monotonic() - self._start
             new = self.done - self._skipped
             rate = new / max(1e-9, seconds)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import worlds
-
 from scipy.optimize import nnls
 
 from pplscape.errors import UserError

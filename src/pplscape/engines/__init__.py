@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pplscape.errors import UserError
+from pplscape.training.ranks import world
 from pplscape.training.schedule import Recipe
 
 ENGINES = ("transformers", "ngram", "vllm", "fake")
@@ -40,5 +41,9 @@ def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -
 
 
 def load_learner(name: str, model: str, recipe: Recipe, **options: Any) -> Any:
-    """A `Learner` that trains what the recipe says: all weights, or adapters."""
+    """A `Learner` that trains what the recipe says, all weights or adapters; sharded under torchrun."""
+    if name == "transformers" and world() > 1:
+        from pplscape.engines.sharded import ShardedLearner
+
+        return ShardedLearner(model, lora_rank=recipe.lora_rank, **options)
     return load_engine(name, model, train=True, lora_rank=recipe.lora_rank, **options)

@@ -114,7 +114,7 @@ class TransformersLearner(TransformersEngine):
             loss = self._accumulate(rows)
         finally:
             self.model.eval()
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained().values(), CLIP_NORM))
+        norm = self._clip()
         if not np.isfinite([loss, norm]).all():
             self.model.zero_grad(set_to_none=True)
             raise FloatingPointError(f"training loss is {loss}, its gradient's norm {norm}")
@@ -124,13 +124,20 @@ class TransformersLearner(TransformersEngine):
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": loss, "gradient_norm": norm}
 
+    def _clipped(self) -> torch.Tensor:
+        return torch.nn.utils.clip_grad_norm_(self._trained().values(), CLIP_NORM)
+
+    def _clip(self) -> float:
+        """Clips the gradient; its norm before."""
+        return float(self._clipped())
+
     def _accumulate(self, rows: list[Row]) -> float:
         """Gradients of the mean loss over all targets of a step, by micro-batches; out of memory: of half the size."""
         targets = sum(r.n_targets for r in rows)
         while True:
             try:
                 return sum(
-                    self._backward([rows[i] for i in batch], targets)
+                    self._backward([rows[i] for i in batch], 1 / targets)
                     for batch in length_buckets([len(r.ids) for r in rows], self.batch_tokens)
                 )
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -141,13 +148,18 @@ class TransformersLearner(TransformersEngine):
             if self.device == "cuda":
                 torch.cuda.empty_cache()
 
-    def _backward(self, rows: list[Row], targets: int) -> float:
-        with self._autocast():
-            linear = self._head_is_plain and head_is_linear(self.model)
-            total = self._linear_total(rows) if linear else self._batch_nll(rows, train=True).sum()
-        loss = total / targets
+    def _backward(self, rows: list[Row], share: float) -> float:
+        """Adds the gradient of `share` times the rows' total NLL; returns that product."""
+        loss = self._total(rows) * share
         loss.backward()
         return loss.item()
+
+    def _total(self, rows: list[Row]) -> torch.Tensor:
+        """Total NLL of all targets."""
+        with self._autocast():
+            if self._head_is_plain and head_is_linear(self.model):
+                return self._linear_total(rows)
+            return self._batch_nll(rows, train=True).sum()
 
     def _linear_total(self, rows: list[Row]) -> torch.Tensor:
         tokens_BT, mask_BT, targets_N = self._tensors(rows)
@@ -170,23 +182,36 @@ class TransformersLearner(TransformersEngine):
     def save_state(self, folder: Path) -> None:
         assert self.optimizer is not None
         slots = {
-            f"{slot}/{name}": value.contiguous()
+            f"{slot}/{name}": self._whole(value)
             for name, parameter in self._trained().items()
             for slot, value in self.optimizer.state[parameter].items()
         }
-        save_file({k: v.contiguous() for k, v in self._trained_state().items()}, folder / "weights.safetensors")
-        save_file(slots, folder / "optimizer.safetensors", {"batch_tokens": str(self.batch_tokens)})
+        weights = {name: self._whole(value) for name, value in self._trained_state().items()}
+        self._write(weights, folder / "weights.safetensors", {})
+        self._write(slots, folder / "optimizer.safetensors", {"batch_tokens": str(self.batch_tokens)})
+
+    def _write(self, tensors: dict[str, torch.Tensor], path: Path, facts: dict[str, str]) -> None:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path, facts)
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor as it is stored: a sharded one gathered."""
+        return tensor
+
+    def _like(self, tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """A stored tensor as this learner holds `own`."""
+        return tensor
 
     def load_state(self, folder: Path) -> None:
         self.reset()
         assert self.optimizer is not None
-        self._put(load_file(folder / "weights.safetensors", device=self.device))
         trained = self._trained()
+        stored_weights = load_file(folder / "weights.safetensors", device=self.device)
+        self._put({name: self._like(stored_weights[name], own) for name, own in trained.items()})
         with safe_open(folder / "optimizer.safetensors", "pt", device=self.device) as stored:
             self.batch_tokens = int(stored.metadata()["batch_tokens"])
             for key in stored.keys():  # noqa: SIM118 - not a mapping
                 slot, _, name = key.partition("/")
-                self.optimizer.state[trained[name]][slot] = stored.get_tensor(key)
+                self.optimizer.state[trained[name]][slot] = self._like(stored.get_tensor(key), trained[name])
 
     def save(self, folder: Path) -> None:
         """Plain transformers load it: adapters are merged into the weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
 from pplscape.training.checkpoint import CHECKPOINT_SECONDS, Checkpoints
 from pplscape.training.loop import Progressed
+from pplscape.training.ranks import agree, is_first
 from pplscape.training.run import Run
 from pplscape.training.schedule import Recipe
 from pplscape.training.texts import chunk_ids, heldout_from_files, read_general, with_repeats
@@ -44,7 +46,7 @@ def train(
     `subset`: a selection folder (then `corpus`, the prepared folder, gives the text) or any text input, cut every
     `chunk_tokens` tokens; `tokens` stops early; `seed` orders the chunks. A killed run goes on after its last
     checkpoint (one every `checkpoint_seconds`) and ends in the weights of an undisturbed one. `tracker`: see
-    `training.tracker`.
+    `training.tracker`. Started by torchrun, all its processes train one model, and the first writes.
     UserError: the loss or a gradient is not finite; the last good weights are then kept in OUT.partial/last-good.
     """
     recipe = recipe or Recipe()
@@ -57,10 +59,11 @@ def train(
     inputs |= identities("subset", None if selection else [str(subset)])
     inputs |= {"corpus": Path(corpus)} if corpus else {}
     inputs |= identities("general", general)
-    with StageFolder(
+    folder = StageFolder(
         Path(out), stage="train", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
-    ) as folder:
-        if not folder.finished:
+    )
+    with folder if is_first() else nullcontext():
+        if not agree(folder.finished):
             if selection:
                 chunks, rejected = _selected_chunks(Path(subset), corpus, learner, seed), Counter[str]()
             else:
@@ -69,7 +72,9 @@ def train(
             _, replayed = read_general(general if recipe.replay_share else None, learner, chunk_tokens, recipe)
             facts = {**_facts(Path(subset), seed), "rejected": dict(rejected)}
             keep = Checkpoints(folder.partial / "checkpoints", checkpoint_seconds)
-            logged = open_tracker(tracker, Path(out).name, {**asdict(recipe), **facts}, Path(out).parent)
+            logged = open_tracker(
+                tracker if is_first() else "none", Path(out).name, {**asdict(recipe), **facts}, Path(out).parent
+            )
             run = Run(learner, _up_to(chunks, tokens), recipe, replayed, keep, logged, folder.partial / "train.jsonl")
             done = _train(run, folder)
             _finish(learner, folder, done, len(run.chunks), facts)
@@ -93,6 +98,8 @@ def _finish(learner: Learner, folder: StageFolder, done: Progressed, chunks: int
         learner.save(folder.partial / "model")
     except OSError as error:
         raise cannot_write(folder.partial / "model", error) from error
+    if not is_first():
+        return
     Checkpoints(folder.partial / "checkpoints").clear()
     folder.finish(
         {

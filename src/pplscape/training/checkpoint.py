@@ -15,6 +15,7 @@ from typing import Any
 
 from pplscape.engines.base import Learner
 from pplscape.manifest import cannot_write
+from pplscape.training.ranks import agree, is_first
 
 CHECKPOINT_SECONDS = 600.0
 """Between two checkpoints of a run: what a kill costs at most."""
@@ -29,16 +30,20 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """True when the last one is older than `every` seconds."""
-        return time.monotonic() - self._last >= self.every
+        """True when the last one is older than `every` seconds; of several processes the first decides."""
+        return agree(time.monotonic() - self._last >= self.every)
 
     def save(self, learner: Learner, step: int, progress: dict[str, Any]) -> None:
         """Store the state after `step` steps. UserError when it cannot be written; the one before is then kept."""
         temporary, final = self.folder / "writing", self.folder / f"step-{step:09d}"
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            if is_first():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
             learner.save_state(temporary)
+            self._last = time.monotonic()
+            if not is_first():
+                return
             (temporary / "progress.json").write_text(json.dumps(progress))
             _flush(temporary)
             shutil.rmtree(final, ignore_errors=True)
@@ -48,11 +53,10 @@ class Checkpoints:
             raise cannot_write(final, error) from error
         for old in self._found()[:-1]:
             shutil.rmtree(old)
-        self._last = time.monotonic()
 
     def load(self, learner: Learner) -> tuple[int, dict[str, Any]] | None:
         """Put the newest state into the learner; (steps done, progress), None where there is none."""
-        found = self._found()
+        found = agree(self._found())
         if not found:
             return None
         learner.load_state(found[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pplscape.manifest import cannot_write
 from pplscape.progress import Progress
 from pplscape.training.checkpoint import Checkpoints
 from pplscape.training.loop import Progressed, Record, Replay, Step, run_steps, skip_steps, take_step
+from pplscape.training.ranks import agree, is_first
 from pplscape.training.schedule import Recipe
 from pplscape.training.tracker import Tracker
 
@@ -35,7 +37,7 @@ class Run:
         at = self._resumed(steps, replay)
         first = len(at.steps)
         try:
-            with Progress("train", sum(s.tokens for s in steps)) as progress, open(self.journal, "a") as journal:
+            with self._progress(steps) as progress, open(self.journal if is_first() else os.devnull, "a") as journal:
                 progress.skip(at.tokens)
                 for number, step in enumerate(steps[first:], first + 1):
                     take_step(self.learner, step, self.recipe, at, replay)
@@ -51,6 +53,9 @@ class Run:
             self.tracker.close()
         return at
 
+    def _progress(self, steps: Sequence[Step]) -> Progress:
+        return Progress("train", sum(s.tokens for s in steps), quiet=not is_first())
+
     def _resumed(self, steps: Sequence[Step], replay: Replay | None) -> Progressed:
         """Puts the learner and the journal where the last checkpoint stood, else at the beginning."""
         found = self.checkpoints.load(self.learner)
@@ -58,7 +63,9 @@ class Run:
             self.learner.reset()
         done = found[0] if found else 0
         records: list[Record] = []
-        if done:
-            records = [json.loads(line) for line in self.journal.read_text().splitlines()[:done]]
-        self.journal.write_text("".join(json.dumps(r) + "\n" for r in records))
+        if is_first():
+            lines = self.journal.read_text().splitlines(keepends=True)[:done] if done else []
+            self.journal.write_text("".join(lines))
+            records = [json.loads(line) for line in lines]
+        records = agree(records)
         return skip_steps(steps[:done], self.recipe, replay, records)
