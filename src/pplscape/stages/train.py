@@ -72,9 +72,8 @@ def train(
             _, replayed = read_general(general if recipe.replay_share else None, learner, chunk_tokens, recipe)
             facts = {**_facts(Path(subset), seed), "rejected": dict(rejected)}
             keep = Checkpoints(folder.partial / "checkpoints", checkpoint_seconds)
-            logged = open_tracker(
-                tracker if is_first() else "none", Path(out).name, {**asdict(recipe), **facts}, Path(out).parent
-            )
+            kind, settings = tracker if is_first() else "none", {**asdict(recipe), **facts}
+            logged = open_tracker(kind, Path(out).name, settings, Path(out).parent)
             run = Run(learner, _up_to(chunks, tokens), recipe, replayed, keep, logged, folder.partial / "train.jsonl")
             done = _train(run, folder)
             _finish(learner, folder, done, len(run.chunks), facts)
