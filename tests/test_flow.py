@@ -140,3 +140,23 @@ def test_another_configuration_in_the_same_folder_is_refused(whole: Path, config
     assert done.returncode == 2
     assert "another configuration" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_pilots_in_rounds(config: Path, tmp_path: Path) -> None:
+    """The second round is planned by the law of the first and its runs join the fit; a settled decision ends them."""
+    path = pplscape.run(config, out=tmp_path / "run", overrides=["pilots.rounds=2", "arm_seeds=1"])
+    run = tmp_path / "run"
+    planned = json.loads((run / "plan-2/plan.json").read_text())
+    first, second = (json.loads((run / p / "plan.json").read_text())["cost"]["tokens"] for p in ("plan", "plan-2"))
+    assert first <= 30_000
+    law = json.loads((run / "law/law.json").read_text())
+    n_first = len((run / "pilots/runs.jsonl").read_text().splitlines())
+    if planned["adaptive"]["state"] == "open":
+        n_second = len((run / "pilots-2/runs.jsonl").read_text().splitlines())
+        assert n_second > 0
+        assert second <= 30_000
+    else:
+        n_second = 0
+        assert not (run / "pilots-2").exists()
+    assert law["diagnostics"]["n_runs"] == n_first + n_second
+    assert path.exists()

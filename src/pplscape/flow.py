@@ -87,20 +87,33 @@ class Flow:
             out / "scores", budget=c.budget, out=out / "landscape", n_bins=c.bins, corpus=out / "prepared", **self.again
         )
 
+    @cached_property
+    def pilots(self) -> list[Path]:
+        """runs.jsonl of every round. From the second on a round is planned by the law of the runs before it, and none
+        follows once their decision is settled, or they show that nothing is to be gained."""
+        c, found = self.config, list[Path]()
+        n_params = read_manifest(self.out / "scores")["counts"]["facts"]["n_params"]
+        for number in range(1, c.pilots.rounds + 1):
+            end = "" if number == 1 else f"-{number}"
+            planned = plan(
+                self.out / "landscape", budget=c.budget, pilot_tokens=c.pilots.tokens // c.pilots.rounds,
+                out=self.out / f"plan{end}", designed=c.pilots.designed, random_seeds=c.pilots.random_seeds,
+                runs=found or None, recipe=self.recipe, n_params=n_params, seed=c.seed, **self.again,
+            )  # fmt: skip
+            decision = read_json(planned / "plan.json", "plan").get("adaptive")
+            if decision and decision["state"] != "open":
+                break
+            ran = pilot(
+                planned, model=self.model, scores=self.out / "scores", corpus=self.out / "prepared",
+                out=self.out / f"pilots{end}", general=self.general, seed=c.seed, **self.engine, **self.again,
+            )  # fmt: skip
+            found.append(ran / "runs.jsonl")
+        return found
+
     def law(self) -> None:
         c, out = self.config, self.out
-        n_params = read_manifest(out / "scores")["counts"]["facts"]["n_params"]
-        plan(
-            out / "landscape", budget=c.budget, pilot_tokens=c.pilots.tokens, out=out / "plan",
-            designed=c.pilots.designed, random_seeds=c.pilots.random_seeds, recipe=self.recipe,
-            n_params=n_params, seed=c.seed, **self.again,
-        )  # fmt: skip
-        pilot(
-            out / "plan", model=self.model, scores=out / "scores", corpus=out / "prepared", out=out / "pilots",
-            general=self.general, seed=c.seed, **self.engine, **self.again,
-        )  # fmt: skip
         fit(
-            out / "pilots" / "runs.jsonl", out=out / "law", forms=c.forms, bootstrap=c.bootstrap,
+            self.pilots, out=out / "law", forms=c.forms, bootstrap=c.bootstrap,
             landscape=out / "landscape" / "landscape.json", seed=c.seed, **self.again,
         )  # fmt: skip
 
@@ -130,7 +143,7 @@ class Flow:
     def selection(self) -> None:
         select(
             self.out / "scores", strategy=self.config.strategy, budget=self.config.budget, out=self.out / "selection",
-            law=self.out / "law" / "law.json", runs=self.out / "pilots" / "runs.jsonl", corpus=self.out / "prepared",
+            law=self.out / "law" / "law.json", runs=self.pilots, corpus=self.out / "prepared",
             model=self.model, max_epochs=self.config.max_epochs, resamples=self.config.resamples,
             seed=self.config.seed, **self.again,
         )  # fmt: skip

@@ -60,7 +60,7 @@ def costs_of(run: RunFolder) -> Costs:
     def clock(stage: str) -> float | None:
         return (run.manifest(stage) or {}).get("run", {}).get("seconds")
 
-    piloted = (run.plan or {}).get("cost", {}).get("tokens")
+    piloted = run.planned or None
     if piloted is None and run.runs:
         largest: dict[str, int] = {}
         for row in run.ok:

@@ -38,6 +38,8 @@ class RunFolder:
     plan: Facts | None = None
     runs: list[Facts] = field(default_factory=list)
     """Every line of runs.jsonl, failed runs included."""
+    planned: int = 0
+    """Tokens of the pilots that ran, by their plans: shared trunks counted once."""
     law: Facts | None = None
     selection: Facts | None = None
     comparison: Facts | None = None
@@ -55,7 +57,8 @@ class RunFolder:
             path=path,
             landscape=_json(path / "landscape/landscape.json"),
             plan=_json(path / "plan/plan.json"),
-            runs=_jsonl(path / "pilots/runs.jsonl"),
+            runs=[row for folder in _rounds(path, "pilots") for row in _jsonl(folder / "runs.jsonl")],
+            planned=sum(int(plan["cost"]["tokens"]) for plan in _plans(path)),
             law=_json(path / "law/law.json"),
             selection=_json(path / "selection/selection.json"),
             comparison=_json(path / "comparison/comparison.json"),
@@ -122,14 +125,15 @@ class RunFolder:
         budget = str(configured.get("budget") or self.budget or "<TOKENS>")
         spent = (self.manifest("plan") or {}).get("config", {}).get("pilot_tokens", "<TOKENS>")
         arm, evaluation = str(self.path / "arms/<STRATEGY-SEED>"), str(self.path / "evaluations/<STRATEGY-SEED>")
-        corpus, runs = ["--corpus", at["prepare"]], f"{at['pilot']}/runs.jsonl"
+        corpus = ["--corpus", at["prepare"]]
+        runs = [str(folder / "runs.jsonl") for folder in _rounds(self.path, "pilots")]
         arguments = {
             "prepare": ["prepare", "<FILES>", "--model", model],
             "score": ["score", at["prepare"], "--model", model],
             "landscape": ["landscape", at["score"], "--budget", budget, *corpus],
             "plan": ["plan", at["landscape"], "--budget", budget, "--pilot-tokens", str(spent)],
             "pilot": ["pilot", at["plan"], "--model", model, "--scores", at["score"], *corpus],
-            "fit": ["fit", runs, "--landscape", f"{at['landscape']}/landscape.json"],
+            "fit": ["fit", *runs, "--landscape", f"{at['landscape']}/landscape.json"],
             "select": [
                 "select",
                 at["score"],
@@ -137,8 +141,7 @@ class RunFolder:
                 budget,
                 "--law",
                 f"{at['fit']}/law.json",
-                "--runs",
-                runs,
+                *(part for one in runs for part in ("--runs", one)),
                 *corpus,
             ],
             "train": ["train", at["select"], "--model", model, *corpus],
@@ -147,6 +150,18 @@ class RunFolder:
         }
         out = at.get(stage) or {"train": arm, "evaluate": evaluation}[stage]
         return [*arguments[stage], "--out", out]
+
+
+def _rounds(path: Path, name: str) -> list[Path]:
+    """The folders of all rounds of pilots: `name`, `name`-2, ..."""
+    later = [p for p in path.glob(f"{name}-*") if p.name.removeprefix(f"{name}-").isdecimal()]
+    return [path / name, *sorted(later, key=lambda p: int(p.name.rpartition("-")[2]))]
+
+
+def _plans(path: Path) -> list[Facts]:
+    """The plans of these rounds; the last one may have settled the question without pilots of its own."""
+    names = [folder.name.replace("pilots", "plan", 1) for folder in _rounds(path, "pilots")]
+    return [plan for plan in (_json(path / name / "plan.json") for name in names) if plan]
 
 
 def _json(path: Path) -> Facts | None:
