@@ -10,7 +10,9 @@ embedded model is trained.
    or autocast, 16-bit or fp32 head, cross-entropy in 16 bits (verl #6280)
 3. the same chunks alone, in batches of other sizes, in reverse order
 
-    PPLSCAPE_DATA=... python benchmarks/accuracy.py        writes results/accuracy.json, docs/results/scoring-accuracy.md
+    PPLSCAPE_DATA=... python benchmarks/accuracy.py [MODEL...]
+
+writes results/accuracy.json and docs/results/scoring-accuracy.md; given models only are measured again.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from architectures import CONFIGURATIONS, Reference, build  # noqa: E402
 
 JSON, PAGE = ROOT / "benchmarks/results/accuracy.json", ROOT / "docs/results/scoring-accuracy.md"
 DTYPES = ("float32", "float16", "bfloat16")
+EMBEDDED = "embedded"
 Nlls = list[np.ndarray]
 
 
@@ -149,28 +152,24 @@ def measure(name: str, folder: str, chunks: Sequence[np.ndarray], noisy: int) ->
     return rows, reference
 
 
-def figures(n_small: int, n_base: int, n_ways: int) -> dict[str, Any]:
+def add(found: dict[str, Any], models: Sequence[str], n_small: int, n_base: int, n_ways: int) -> None:
+    """Measure some models and put their figures in the place of earlier ones."""
     base = model_path(DEMO_MODEL)
     embedded = TransformersEngine(base, dtype="float32")
-    small = cut(embedded, n_small, 128)
-    rows = []
+    small, chunks = cut(embedded, n_small, 128), cut(embedded, n_base, 256)
+    rows = [r for r in found.get("architectures", []) if r["model"] not in models]
     with tempfile.TemporaryDirectory() as folder:
-        for name in CONFIGURATIONS:
+        for name in sorted(set(CONFIGURATIONS) & set(models)):
             rows += measure(name, build(name, Path(base), Path(folder) / name), small, n_small // 2)[0]
-    chunks = cut(embedded, n_base, 256)
-    trained, reference = measure("embedded base", base, chunks, n_ways // 2)
-    losses = np.array([r.mean() for r in reference])
-    return {
-        "architectures": rows,
-        "embedded": trained,
-        "ways": ways_of_16_bits(base, chunks[:n_ways], embedded.prefix, reference[:n_ways]),
-        "text": {
-            "small_chunks": len(small), "small_tokens": sum(map(len, small)), "chunks": len(chunks),
-            "tokens": sum(map(len, chunks)), "ways_chunks": n_ways, "spread": digits(losses.std()),
-        },
-        "limit": CHUNK_ERROR,
-        "machine": {"cpu": processor(), "threads": torch.get_num_threads(), "versions": library_versions()},
-    }  # fmt: skip
+    order = list(CONFIGURATIONS)
+    found["architectures"] = sorted(rows, key=lambda r: (order.index(r["model"]), DTYPES.index(r["dtype"])))
+    if EMBEDDED in models:
+        found["embedded"], reference = measure(EMBEDDED, base, chunks, n_ways)
+        found["ways"] = ways_of_16_bits(base, chunks[:n_ways], embedded.prefix, reference[:n_ways])
+        found["spread"] = digits(np.std([r.mean() for r in reference]))
+        found["chunks"], found["ways_chunks"] = [len(chunks), sum(map(len, chunks))], n_ways
+    found["small_chunks"] = [len(small), sum(map(len, small))]
+    found["machine"] = {"cpu": processor(), "threads": torch.get_num_threads(), "versions": library_versions()}
 
 
 def processor() -> str:
@@ -206,13 +205,13 @@ HEADS = {"low-ce": "16 bits, cross-entropy too", "low": "16 bits", "fp32": "floa
 
 
 def page(found: dict[str, Any]) -> str:
-    text, machine = found["text"], found["machine"]
+    machine, (n_chunks, n_tokens), (n_small, small_tokens) = found["machine"], found["chunks"], found["small_chunks"]
     of = {name: [r for r in found["architectures"] if r["dtype"] == name] for name in DTYPES}
     worst = {name: max(r["chunk_max"] for r in rows) for name, rows in of.items()}
     model = {"model": lambda r: r["model"], "dtype": lambda r: r["dtype"]}
     ways = {"dtype": lambda r: r["dtype"], "weights": lambda r: r["weights"], "head": lambda r: HEADS[r["head"]]}
     trained = {r["dtype"]: r for r in found["embedded"]}
-    allowed = [d for d in DTYPES if trained[d]["chunk_max"] <= found["limit"]]
+    allowed = [d for d in DTYPES if trained[d]["chunk_max"] <= CHUNK_ERROR]
     return f"""# How far scores are from float32
 
 Differences in nats/token from the plain model in fp32: eager attention, one sequence at a time, all logits, log-softmax
@@ -222,16 +221,16 @@ this dtype; *batch*: largest difference of the same token, and the same chunk's 
 Made by `benchmarks/accuracy.py`: {machine["cpu"]}, {machine["threads"]} thread(s), torch {machine["versions"]["torch"]},
 transformers {machine["versions"]["transformers"]}. **A GPU was not at hand**: its kernels round in another order, which changes digits, not sizes.
 
-## The embedded model, trained (2.6 M parameters, {text["chunks"]} chunks of biomedical text, {text["tokens"]:,} tokens)
+## The embedded model, trained (2.6 M parameters, {n_chunks} chunks of biomedical text, {n_tokens:,} tokens)
 
-Chunks' losses have a standard deviation of {text["spread"]:.2f} nats/token. The engine itself, as `pplscape score` runs it:
+Chunks' losses have a standard deviation of {found["spread"]:.2f} nats/token. The engine itself, as `pplscape score` runs it:
 
 {table(found["embedded"], {"dtype": lambda r: r["dtype"], **ERRORS, **HALF, **BATCH})}
 
-`--dtype auto` takes a lower precision only if no calibration chunk is off by more than {found["limit"]:g} nats/token
+`--dtype auto` takes a lower precision only if no calibration chunk is off by more than {CHUNK_ERROR:g} nats/token
 (`pplscape.engines.dtype.CHUNK_ERROR`); here {", ".join(allowed)} pass.
 
-## Ways to use 16 bits ({text["ways_chunks"]} of these chunks, one sequence at a time)
+## Ways to use 16 bits ({found["ways_chunks"]} of these chunks, one sequence at a time)
 
 *weights float32* is autocast: matrices are multiplied in 16 bits, sums along the residual stream, norms and softmax are
 kept in float32. On a CPU we do that with a 16-bit head and a float32 cross-entropy; on CUDA weights are stored in 16 bits.
@@ -240,7 +239,7 @@ kept in float32. On a CPU we do that with a 16-bit head and a float32 cross-entr
 
 {reading(found["ways"])}
 
-## Every architecture (random weights, {text["small_chunks"]} chunks, {text["small_tokens"]:,} tokens)
+## Every architecture (random weights, {n_small} chunks, {small_tokens:,} tokens)
 
 Random weights amplify rounding more than trained ones: these rows show that nothing is wrong, not what to expect.
 Largest error of a chunk: {", ".join(f"{name} {value:.1e}" for name, value in worst.items())}.
@@ -271,11 +270,15 @@ def reading(ways: Sequence[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", type=int, default=24, help="chunks for each architecture")
+    parser.add_argument("models", nargs="*", default=[*CONFIGURATIONS, EMBEDDED], help="architectures, or: embedded")
+    parser.add_argument("--small", type=int, default=12, help="chunks for each architecture")
     parser.add_argument("--base", type=int, default=400, help="chunks for the embedded model")
-    parser.add_argument("--ways", type=int, default=60, help="chunks for the ways to use 16 bits")
+    parser.add_argument("--ways", type=int, default=48, help="of these, for the ways to use 16 bits and to batch")
     parser.add_argument("--page", action="store_true", help="write the page from the stored figures")
     chosen = parser.parse_args()
+    figures = json.loads(JSON.read_text()) if JSON.exists() else {}
     if not chosen.page:
-        JSON.write_text(json.dumps(figures(chosen.small, chosen.base, chosen.ways), indent=1) + "\n")
-    PAGE.write_text(page(json.loads(JSON.read_text())))
+        add(figures, chosen.models, chosen.small, chosen.base, chosen.ways)
+        JSON.write_text(json.dumps(figures, indent=1) + "\n")
+    if "embedded" in figures:
+        PAGE.write_text(page(figures))

@@ -101,7 +101,9 @@ def test_exactly_one_bos_whatever_the_tokenizer_adds(kind: str, folders: dict[st
     assert len(ids) > 20
     assert not {bos, engine.tokenizer.eos_token_id} & set(ids.tolist())
     if kind != "truncating":
-        assert transformers.AutoTokenizer.from_pretrained(folders[kind])(TEXT)["input_ids"][0] == bos, "it would add one"
+        assert transformers.AutoTokenizer.from_pretrained(folders[kind])(TEXT)["input_ids"][0] == bos, (
+            "it would add one"
+        )
     reference = Reference(folders[kind])
     (found,) = engine.nll([ids])
     np.testing.assert_allclose(found, reference.nll([bos, *ids.tolist()]), rtol=0, atol=1e-4)

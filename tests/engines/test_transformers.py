@@ -15,6 +15,7 @@ from pplscape.engines.learner import TransformersLearner
 from pplscape.engines.transformers import TransformersEngine
 from pplscape.errors import UserError
 
+
 def _chunks(n_vocabulary: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.integers(1, n_vocabulary, n).astype(np.int32) for n in (40, 7, 23, 64, 1, 64, 2)]
