@@ -25,6 +25,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ sys.path.insert(0, str(ROOT / "tests" / "engines"))
 from architectures import CONFIGURATIONS, Reference, build  # noqa: E402
 
 JSON, PAGE = ROOT / "benchmarks/results/accuracy.json", ROOT / "docs/results/scoring-accuracy.md"
+GUIDE, MARKS = ROOT / "docs/scoring.md", ("<!-- accuracy -->", "<!-- /accuracy -->")
 DTYPES = ("float32", "float16", "bfloat16")
 EMBEDDED = "embedded"
 Nlls = list[np.ndarray]
@@ -54,8 +56,9 @@ def texts_of(n: int) -> list[str]:
     data = os.environ.get("PPLSCAPE_DATA")
     if not data:
         raise SystemExit("Set PPLSCAPE_DATA to the folder with biomed/*.jsonl.gz.")
-    files = [gzip.open(p, "rt") for p in sorted((Path(data) / "biomed").glob("*.jsonl.gz"))]
-    return [json.loads(next(f))["text"] for f in islice(cycle(files), n)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(gzip.open(p, "rt")) for p in sorted((Path(data) / "biomed").glob("*.jsonl.gz"))]
+        return [json.loads(next(f))["text"] for f in islice(cycle(files), n)]
 
 
 def cut(engine: TransformersEngine, n: int, tokens: int) -> list[np.ndarray]:
@@ -77,6 +80,7 @@ def errors(found: Nlls, reference: Nlls) -> dict[str, float]:
     return {
         "signed": digits(tokens.mean()), "absolute": digits(abs(tokens).mean()), "token_max": digits(abs(tokens).max()),
         "chunk": digits(abs(ours - theirs).mean()), "chunk_max": digits(abs(ours - theirs).max()),
+        "chunk_rms": digits(np.sqrt(np.mean((ours - theirs) ** 2))),
         "half_changed": changed / half,
     }  # fmt: skip
 
@@ -194,7 +198,7 @@ def exponent(*keys: str, sign: bool = False) -> Callable[[dict[str, Any]], str]:
 
 ERRORS = {
     "signed": exponent("signed", sign=True), "absolute": exponent("absolute"), "token, max": exponent("token_max"),
-    "chunk": exponent("chunk"), "chunk, max": exponent("chunk_max"),
+    "chunk": exponent("chunk"), "chunk, rms": exponent("chunk_rms"), "chunk, max": exponent("chunk_max"),
 }  # fmt: skip
 HALF = {"half that changes": lambda r: f"{100 * r['half_changed']:.2f} %"}
 BATCH = {
@@ -205,35 +209,37 @@ HEADS = {"low-ce": "16 bits, cross-entropy too", "low": "16 bits", "fp32": "floa
 
 
 def page(found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{k} {found['machine']['versions'][k]}" for k in ("torch", "transformers"))
     machine, (n_chunks, n_tokens), (n_small, small_tokens) = found["machine"], found["chunks"], found["small_chunks"]
     of = {name: [r for r in found["architectures"] if r["dtype"] == name] for name in DTYPES}
     worst = {name: max(r["chunk_max"] for r in rows) for name, rows in of.items()}
     model = {"model": lambda r: r["model"], "dtype": lambda r: r["dtype"]}
     ways = {"dtype": lambda r: r["dtype"], "weights": lambda r: r["weights"], "head": lambda r: HEADS[r["head"]]}
     trained = {r["dtype"]: r for r in found["embedded"]}
-    allowed = [d for d in DTYPES if trained[d]["chunk_max"] <= CHUNK_ERROR]
+    allowed = [d for d in DTYPES if trained[d]["chunk_rms"] <= CHUNK_ERROR]
     return f"""# How far scores are from float32
 
 Differences in nats/token from the plain model in fp32: eager attention, one sequence at a time, all logits, log-softmax
 in float64. *signed*, *absolute*, *token, max*: of single tokens; *chunk*: absolute difference of a chunk's mean loss,
-mean and largest; *half that changes*: of the half of the chunks with the lowest loss, the share that is another half in
-this dtype; *batch*: largest difference of the same token, and the same chunk's mean, between five ways of batching.
-Made by `benchmarks/accuracy.py`: {machine["cpu"]}, {machine["threads"]} thread(s), torch {machine["versions"]["torch"]},
-transformers {machine["versions"]["transformers"]}. **A GPU was not at hand**: its kernels round in another order, which changes digits, not sizes.
+mean, root mean square and largest; *half that changes*: of the half of the chunks with the lowest loss, the share that
+is another in this dtype; *batch*: largest difference of the same token, and the same chunk's mean, between five ways of
+batching.
+Made by `benchmarks/accuracy.py`: {machine["cpu"]}, {machine["threads"]} thread(s), {versions}.
+**Not run on a GPU**: none was at hand.
 
 ## The embedded model, trained (2.6 M parameters, {n_chunks} chunks of biomedical text, {n_tokens:,} tokens)
 
-Chunks' losses have a standard deviation of {found["spread"]:.2f} nats/token. The engine itself, as `pplscape score` runs it:
+Chunks' losses have a standard deviation of {found["spread"]:.2f} nats/token. The engine as `pplscape score` runs it:
 
 {table(found["embedded"], {"dtype": lambda r: r["dtype"], **ERRORS, **HALF, **BATCH})}
 
-`--dtype auto` takes a lower precision only if no calibration chunk is off by more than {CHUNK_ERROR:g} nats/token
-(`pplscape.engines.dtype.CHUNK_ERROR`); here {", ".join(allowed)} pass.
+`--dtype auto` takes a lower precision only if the root mean square over calibration chunks is
+{CHUNK_ERROR:g} nats/token or less (`pplscape.engines.dtype.CHUNK_ERROR`); here {", ".join(allowed)} pass.
 
 ## Ways to use 16 bits ({found["ways_chunks"]} of these chunks, one sequence at a time)
 
 *weights float32* is autocast: matrices are multiplied in 16 bits, sums along the residual stream, norms and softmax are
-kept in float32. On a CPU we do that with a 16-bit head and a float32 cross-entropy; on CUDA weights are stored in 16 bits.
+kept in float32. On a CPU we do that, with a 16-bit head and a float32 cross-entropy; on CUDA weights have 16 bits, too.
 
 {table(found["ways"], {**ways, **ERRORS})}
 
@@ -246,6 +252,36 @@ Largest error of a chunk: {", ".join(f"{name} {value:.1e}" for name, value in wo
 
 {table(found["architectures"], {**model, **ERRORS, **BATCH})}
 """
+
+
+def headline(found: dict[str, Any]) -> str:
+    """The lines of docs/scoring.md between its two marks."""
+    trained = {r["dtype"]: r for r in found["embedded"]}
+    rows = []
+    for name in DTYPES:
+        of = [r for r in found["architectures"] if r["dtype"] == name]
+        row = {
+            "dtype": name,
+            "token_max": max(r["token_max"] for r in of),
+            "chunk_max": max(r["chunk_max"] for r in of),
+        }
+        rows.append(row | {"trained": trained[name]})
+    columns = {
+        "dtype": lambda r: r["dtype"],
+        f"{len({r['model'] for r in found['architectures']})} random models: token, max": exponent("token_max"),
+        "chunk, max": exponent("chunk_max"),
+        "embedded model: token, mean": exponent("trained", "absolute"),
+        "chunk, rms": exponent("trained", "chunk_rms"),
+        "chunk, largest": exponent("trained", "chunk_max"),
+        "batch: chunk, max": exponent("trained", "batch", "chunk_max"),
+    }
+    return table(rows, columns)
+
+
+def write_pages(found: dict[str, Any]) -> None:
+    PAGE.write_text(page(found))
+    head, rest = GUIDE.read_text().split(MARKS[0])
+    GUIDE.write_text(f"{head}{MARKS[0]}\n{headline(found)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
 
 
 def reading(ways: Sequence[dict[str, Any]]) -> str:
@@ -280,5 +316,5 @@ if __name__ == "__main__":
     if not chosen.page:
         add(figures, chosen.models, chosen.small, chosen.base, chosen.ways)
         JSON.write_text(json.dumps(figures, indent=1) + "\n")
-    if "embedded" in figures:
-        PAGE.write_text(page(figures))
+    if {r["model"] for r in figures["architectures"]} == set(CONFIGURATIONS) and "embedded" in figures:
+        write_pages(figures)

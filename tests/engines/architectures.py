@@ -64,7 +64,7 @@ LENGTHS = (40, 7, 23, 64, 1, 64, 2)
 
 
 def spread(model: torch.nn.Module, seed: int, scale: float = 1.0) -> None:
-    """Random weights: matrices of gain 1.5, embeddings and heads for logits of about 3 nats, shaken norms and biases."""
+    """Random weights: matrices of gain 1.5, logits that spread by about 3 nats, shaken norms and biases."""
     generator = torch.Generator().manual_seed(seed)
     tables = {id(e.weight) for e in (model.get_input_embeddings(), model.get_output_embeddings())}  # type: ignore[operator]
     with torch.no_grad():

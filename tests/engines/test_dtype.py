@@ -14,7 +14,7 @@ from architectures import build, chunks_of
 
 from pplscape.engines import dtype as module
 from pplscape.engines.base import Ids, Nll
-from pplscape.engines.dtype import CHUNK_ERROR, CHUNKS, TOKENS, calibration_rows, candidates, choose_dtype
+from pplscape.engines.dtype import CHUNK_ERROR, CHUNKS, TOKENS, calibration_rows, candidates, choose_dtype, chunk_error
 from pplscape.engines.transformers import TransformersEngine
 from pplscape.manifest import read_manifest
 from pplscape.stages.prepare import prepare
@@ -48,7 +48,7 @@ def choose(folder: str, dtypes: tuple[str, ...] = GPU) -> module.Choice:
 def test_a_tame_model_takes_the_first(tame: Path) -> None:
     choice = choose(str(tame))
     assert choice.dtype == "float16"
-    assert choice.reason.startswith("float16: largest error of a chunk")
+    assert choice.reason.startswith("float16: chunks differ from float32 by")
     assert choice == choose(str(tame)), "a function of model and chunks"
 
 
@@ -65,15 +65,15 @@ def test_a_model_that_could_overflow_float16_is_not_scored_in_it(
     assert "not float16: activations reach" in choice.reason
     found = TransformersEngine(folder, dtype=choice.dtype).nll(CHUNKS_OF_64)
     expected = TransformersEngine(folder, dtype="float32").nll(CHUNKS_OF_64)
-    assert max(abs(f.mean() - e.mean()) for f, e in zip(found, expected, strict=True)) <= CHUNK_ERROR
+    assert chunk_error(found, expected) <= CHUNK_ERROR
 
 
 def test_a_model_that_loses_digits_is_scored_in_float32(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
     folder = build("llama-untied", tiny_tokenizer_dir, tmp_path / "sharp", scale=20)
     choice = choose(folder)
     assert choice.dtype == "float32"
-    assert "not float16: largest error of a chunk" in choice.reason
-    assert "not bfloat16: largest error of a chunk" in choice.reason
+    assert "not float16: chunks differ" in choice.reason
+    assert "not bfloat16: chunks differ" in choice.reason
 
 
 class Planned:
@@ -89,6 +89,13 @@ class Planned:
 
 def planned(**nll: float) -> Callable[[str], Planned]:
     return lambda dtype: Planned(nll[dtype])
+
+
+def test_errors_of_chunks_by_hand() -> None:
+    reference = [np.zeros(2, np.float32), np.zeros(4, np.float32), np.zeros(0, np.float32)]
+    found = [np.array([3, 3], np.float32), np.array([8, 0, 8, 0], np.float32), np.zeros(0, np.float32)]
+    assert chunk_error(found, reference) == pytest.approx(np.sqrt((3**2 + 4**2) / 2))
+    assert chunk_error([], []) == 0
 
 
 def test_the_limit_is_the_limit() -> None:

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_losses_are_divided_by_what_was_scored(engine: TransformersEngine, refer
 
 
 def test_long_texts_are_not_cut(engine: TransformersEngine, reference: Reference) -> None:
-    """HF evaluate #332: texts truncated to a default length. (A truncating tokenizer.json: test_bos_windows_bytes.py)"""
+    """HF evaluate #332: texts cut to a default length. (A truncating tokenizer.json: test_bos_windows_bytes.py)"""
     text = "Patients with heart failure were treated with a beta blocker. " * 8
     (ids,) = engine.encode([text])
     assert len(ids) > 60
@@ -131,7 +132,7 @@ class Failing(FakeEngine):
 
 
 def test_a_failure_is_not_a_loss_of_zero(tiny_tokenizer_dir: Path) -> None:
-    """Superfiltering: `except: return 0`, and what failed looks like the best text of all. Ours is rejected, counted."""
+    """Superfiltering: `except: return 0`, and what failed looks like the best text. Ours is rejected and counted."""
     engine = Failing(str(tiny_tokenizer_dir))
     texts = ["the dog", "the fox", "the court", "the loss"]
     rows = [
@@ -206,7 +207,7 @@ def test_dependencies_can_be_installed_beside_others() -> None:
     """Data-Juicer #656, #726: exact and upper bounds that no solver can satisfy. Ours are lower bounds only; the tested
     versions stand in constraints.txt, for those who want them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     bound = re.compile(r"[\w.-]+(\[[\w,-]+\])?(>=[\d.]+)?( *;.*)?")
     assert [w for w in wanted if not bound.fullmatch(w)] == []
     assert not bound.fullmatch("torch==2.13.0")
