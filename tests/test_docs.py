@@ -1,7 +1,8 @@
 """The documentation does what it shows: tutorials run, their output is what really comes out, links lead somewhere.
 
-In a tutorial, a code block that follows `<!-- run -->` is executed, in order, in a folder with docs/examples/runs.csv;
-a block that follows `<!-- output -->` must be what the last executed block printed, numbers to 2 %.
+In a tutorial, and in scoring.md, a code block that follows `<!-- run -->` is executed, in order, in a folder with
+docs/examples/runs.csv; a block that follows `<!-- output -->` must be what the last executed block printed, numbers to
+2 %.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pplscape.cli import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+EXECUTED = [*sorted(DOCS.glob("tutorial-*.md")), DOCS / "scoring.md"]
 BLOCK = re.compile(r"<!-- (run|output) -->\n```(\w*)\n(.*?)```", re.DOTALL)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
@@ -55,7 +57,7 @@ def assert_same(found: str, shown: str) -> None:
         assert ours == pytest.approx([float(n) for n in NUMBER.findall(part)], rel=0.02, abs=1e-3), part
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("tutorial-*.md")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda p: p.stem)
 def test_tutorials_run_and_show_what_comes_out(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(DOCS / "examples/runs.csv", tmp_path)
     monkeypatch.chdir(tmp_path)

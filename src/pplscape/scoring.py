@@ -45,14 +45,25 @@ def _score_slice(
     finite = np.isfinite(sums) & (n_tokens > 0)
     good = keep[finite]
     columns = {name: chunks[name].take(pa.array(good)) for name in chunks.column_names}
-    columns |= {"n_tokens": pa.array(n_tokens[finite], pa.int32()), "nll_sum": pa.array(sums[finite], pa.float64())}
+    n_bytes = columns["n_bytes"].to_numpy().copy()
+    unscored = np.flatnonzero(n_tokens[finite] < lengths[good])  # a first token with nothing before it
+    if unscored.size:
+        n_bytes[unscored] -= np.array(engine.first_bytes([texts[i] for i in good[unscored]]), np.int32)
+    columns |= {
+        "n_bytes": pa.array(n_bytes), "n_tokens": pa.array(n_tokens[finite], pa.int32()),
+        "nll_sum": pa.array(sums[finite], pa.float64()),
+    }  # fmt: skip
     scores = pa.table({f.name: columns[f.name] for f in schema.SCORES}, schema=schema.SCORES)
     rejected = [
         (int(i), "tokenizer_failed", failed[i]) if i in failed
         else (int(i), "token_count_changed", f"cut with {lengths[i]} tokens, encoded to {len(ids[i])}")
         for i in np.flatnonzero(~agrees).tolist()
     ]  # fmt: skip
-    rejected += [(int(i), "not_finite", "the model's log-likelihood is not finite") for i in keep[~finite]]
+    rejected += [
+        (int(keep[k]), "not_finite", f"the model's log-likelihood is not finite in {engine.facts.dtype}")
+        if n_tokens[k] else (int(keep[k]), "nothing_scored", "a single token with nothing before it has no likelihood")
+        for k in np.flatnonzero(~finite)
+    ]  # fmt: skip
     return scores, _rejected_table(chunks, rejected)
 
 

@@ -1,9 +1,8 @@
-"""The engine against an independent fp32 full-logit reference, and the defects the field is known for."""
+"""The engine: batches, BOS, context, training, errors. Architectures: test_architectures.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,30 +14,6 @@ from pplscape.engines import transformers as module
 from pplscape.engines.learner import TransformersLearner
 from pplscape.engines.transformers import TransformersEngine
 from pplscape.errors import UserError
-
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-ARCHITECTURES: dict[str, Any] = {
-    "gpt2": lambda v: transformers.GPT2Config(vocab_size=v, n_embd=32, n_layer=2, n_head=2, n_positions=128),
-    "neox": lambda v: transformers.GPTNeoXConfig(vocab_size=v, max_position_embeddings=128, **SMALL),
-    "llama-untied": lambda v: transformers.LlamaConfig(vocab_size=v, tie_word_embeddings=False, **SMALL),
-    "qwen3": lambda v: transformers.Qwen3Config(vocab_size=v, num_key_value_heads=1, head_dim=16, **SMALL),
-    "gemma2-softcap": lambda v: transformers.Gemma2Config(
-        vocab_size=v, num_key_value_heads=1, head_dim=16, final_logit_softcapping=3.0, **SMALL
-    ),
-    "granite-scaled": lambda v: transformers.GraniteConfig(vocab_size=v, logits_scaling=4.0, **SMALL),
-    "cohere-scaled": lambda v: transformers.CohereConfig(vocab_size=v, logit_scale=0.25, **SMALL),
-}
-
-
-def _model(kind: str, tokenizer_dir: Path, folder: Path) -> str:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_dir)
-    torch.manual_seed(0)
-    config = ARCHITECTURES[kind](len(tokenizer))
-    config.bos_token_id = config.eos_token_id = tokenizer.bos_token_id
-    config.pad_token_id = None
-    transformers.AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def _chunks(n_vocabulary: int, seed: int = 0) -> list[np.ndarray]:
@@ -53,17 +28,6 @@ def _reference(folder: str, ids: list[int]) -> np.ndarray:
         logits = model(input_ids=torch.tensor([ids])).logits[0].double()
     log_p = torch.log_softmax(logits, -1)
     return -np.array([log_p[i, t].item() for i, t in enumerate(ids[1:])])
-
-
-@pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_equals_full_logit_reference(kind: str, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
-    folder = _model(kind, tiny_tokenizer_dir, tmp_path / kind)
-    engine = TransformersEngine(folder, dtype="float32")
-    assert engine._head_is_plain, "the sliced head should be exact for this architecture"
-    chunks = _chunks(len(engine.tokenizer))
-    for chunk, nll in zip(chunks, engine.nll(chunks), strict=True):
-        expected = _reference(folder, [engine.tokenizer.bos_token_id, *chunk.tolist()])
-        np.testing.assert_allclose(nll, expected, atol=1e-4)
 
 
 def test_independent_of_batch_and_order(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,10 @@ class Engine(Protocol):
         n_tokens = its length, one less where nothing stands before it."""
         ...
 
+    def first_bytes(self, texts: Sequence[str]) -> list[int]:
+        """UTF-8 bytes of each text's first token: what is not scored where nothing stands before a chunk."""
+        ...
+
     def sample(self, n: int, length: int, seed: int) -> list[str]:
         """`n` texts of at most `length` tokens at temperature 1; the same for the same seed."""
         ...

@@ -15,7 +15,7 @@ import numpy as np
 
 from pplscape.engines.base import EngineFacts, Ids, Nll, encode
 from pplscape.manifest import sha256_file
-from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
+from pplscape.text.tokenizer import first_token_bytes, load_tokenizer, model_name, tokenizer_hash
 
 PRIOR, COUNTS_PER_LEARNING_RATE = 20.0, 1000.0
 
@@ -44,6 +44,9 @@ class FakeEngine:
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         return encode(self._tokenizer, texts)
+
+    def first_bytes(self, texts: Sequence[str]) -> list[int]:
+        return first_token_bytes(self._tokenizer, texts)
 
     def nll(self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None = None) -> list[Nll]:
         unigram = self.counts.sum(0) / self.counts.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,4 +42,10 @@ def weights_hash(model: str, config: Any) -> str | None:
     files = sorted(Path(model).glob("*.safetensors"))
     if not files:
         return getattr(config, "_commit_hash", None)
-    return fingerprint([sha256_file(f) for f in files])[:16]
+    return fingerprint([_sha256(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files])[:16]
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Remembered: choosing a dtype makes several engines of one model."""
+    return sha256_file(path)

@@ -25,7 +25,7 @@ from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
 from pplscape.engines.head import head_is_plain, head_logits
 from pplscape.engines.loading import cannot_load, load_model_config, n_parameters, weights_hash
 from pplscape.errors import UserError
-from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
+from pplscape.text.tokenizer import first_token_bytes, load_tokenizer, model_name, tokenizer_hash
 
 LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 """Upper bound on the fp32 logits alive at once. On a CPU small enough for the caches and for malloc to reuse: 8 MiB
@@ -80,7 +80,7 @@ class TransformersEngine:
             dtype=dtype,
             bos=self.tokenizer.convert_ids_to_tokens(self.prefix[0]) if self.prefix else "none",
             n_params=n_parameters(config),
-            max_positions=getattr(config, "max_position_embeddings", None),
+            max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
         )
         vocabulary = config.get_text_config().vocab_size
         if len(self.tokenizer) > vocabulary:
@@ -136,6 +136,9 @@ class TransformersEngine:
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         return encode(self.tokenizer, texts)
 
+    def first_bytes(self, texts: Sequence[str]) -> list[int]:
+        return first_token_bytes(self.tokenizer, texts)
+
     def nll(self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None = None) -> list[Nll]:
         rows = [self._row(chunk, contexts[i] if contexts else NO_IDS) for i, chunk in enumerate(chunks)]
         longest = max((len(r.ids) for r in rows), default=0)
@@ -155,9 +158,13 @@ class TransformersEngine:
         return results
 
     def _row(self, chunk: Ids, context: Ids = NO_IDS) -> Row:
-        """BOS, context, chunk; without anything before it, a chunk's first token cannot be scored."""
-        before = len(self.prefix) + len(context)
-        return Row(np.concatenate([self.prefix, context, chunk]).astype(np.int64), max(1, before))
+        """BOS, context, chunk; without anything before it, a chunk's first token cannot be scored.
+
+        A text that begins with BOS itself has it already: two of them are nothing that a model has seen.
+        """
+        text = np.concatenate([context, chunk])
+        prefix = [] if text[:1].tolist() == self.prefix else self.prefix
+        return Row(np.concatenate([prefix, text]).astype(np.int64), max(1, len(prefix) + len(context)))
 
     def _autocast(self) -> Any:
         if self._compute == torch.float32:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ import pyarrow.compute as pc
 from pplscape.engines import load_engine
 from pplscape.engines.base import Engine
 from pplscape.errors import UserError
-from pplscape.manifest import MANIFEST, StageFolder, read_manifest
+from pplscape.manifest import MANIFEST, StageFolder, read_json, read_manifest
 from pplscape.progress import Progress
 from pplscape.scoring import score_part
 from pplscape.stages.prepare import prepare
 from pplscape.text.prepared import Prepared
 
-VERSION = 3
+VERSION = 4
+DTYPE = "dtype.json"
+"""What `--dtype auto` chose, and why."""
 
 
 def score(
@@ -47,10 +49,12 @@ def score(
     if (reference or order) and engine != "ngram":
         raise UserError(f"--reference and --order belong to --engine ngram, not to {engine}.")
     counted: dict[str, Any] = {"reference": reference or [str(prepared)], "order": order} if engine == "ngram" else {}
-    scorer = load_engine(engine, model, revision=revision, dtype=dtype, bos=bos, **counted)
+    load = partial(load_engine, engine, model, revision=revision, bos=bos, **counted)
+    scorer = load(dtype=dtype)
     corpus.check_tokenizer(scorer.facts.tokenizer, scorer.facts.model)
     config = {
         **scorer.facts.as_dict(),
+        "dtype": dtype,  # as asked for: what `auto` chose is found on the chunks, and stored in the folder
         "split": split,
         "context": context,
         "batch_tokens": getattr(scorer, "batch_tokens", None),
@@ -65,10 +69,14 @@ def score(
         extends=partial(_parts_stay, corpus.part_keys(split)),
     ) as folder:
         if not folder.finished:
+            choice = _choose_dtype(folder, corpus, split, scorer, load, dtype)
+            if choice["dtype"] != scorer.facts.dtype:
+                scorer = load(dtype=choice["dtype"])
             if engine == "ngram":
                 scorer.keep(folder)
             counts = _score_parts(corpus, split, scorer, context, folder)
-            facts = {**scorer.facts.as_dict(), "chunk_tokens": corpus.facts["chunk_tokens"], "context": context}
+            facts = {**scorer.facts.as_dict(), "dtype_reason": choice["reason"]}
+            facts |= {"chunk_tokens": corpus.facts["chunk_tokens"], "context": context}
             folder.finish({**counts, "facts": facts})
     return Path(out)
 
@@ -91,6 +99,34 @@ def _prepared(
         patterns, model=model, out=out.with_name(f"{out.name}-prepared"), valid=0, test=0, revision=revision,
         overwrite=overwrite, **cut,
     )  # fmt: skip
+
+
+def _choose_dtype(
+    folder: StageFolder, corpus: Prepared, split: str, scorer: Any, load: Callable[..., Any], asked: str
+) -> dict[str, str]:
+    """`dtype` and `reason`; what `auto` found is kept in the folder, so that everything in it is scored alike."""
+    device = getattr(scorer, "device", None)
+    if asked != "auto" or device is None:
+        return {"dtype": scorer.facts.dtype, "reason": "asked for" if device else "the engine's only one"}
+    if not folder.has(DTYPE):
+        from pplscape.engines.dtype import candidates, choose_dtype
+
+        dtypes = candidates(device, scorer.facts.n_params)
+        chunks = scorer.encode(_calibration_texts(corpus, split)) if len(dtypes) > 1 else []
+        folder.write_json(DTYPE, choose_dtype(lambda dtype: load(dtype=dtype), dtypes, chunks).as_dict())
+    return read_json(folder.path / DTYPE, "score")
+
+
+def _calibration_texts(corpus: Prepared, split: str) -> list[str]:
+    """Some chunks of the first, middle and last part."""
+    from pplscape.engines.dtype import calibration_rows
+
+    parts = corpus.parts(split)
+    found = []
+    for number in dict.fromkeys([*parts[:1], *parts[len(parts) // 2 :][:1], *parts[-1:]]):
+        chunks, texts = corpus.part(split, number)
+        found += [(texts[i], chunks["length"][i].as_py()) for i in calibration_rows(chunks["length"].to_pylist())]
+    return [found[i][0] for i in calibration_rows([length for _, length in found])]
 
 
 def _score_parts(

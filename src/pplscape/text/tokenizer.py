@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tokenizers.decoders import ByteLevel
 
 from pplscape.errors import UserError
 
@@ -35,7 +37,30 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
         logging.set_verbosity(level)
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{model} has no fast tokenizer (tokenizer.json): text cannot be cut by its offsets.")
+    tokenizer.backend_tokenizer.no_truncation()  # a tokenizer.json may hold either; both would falsify counts
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
+
+
+def first_token_bytes(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """UTF-8 bytes of each text that its first token stands for; 0 where there is no token.
+
+    A token can be a part of a character: then byte-level tokenizers write one sign a byte, byte fallback writes
+    `<0xE2>`, and what is left is a sign put before the text.
+    """
+    byte_level = isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel)
+    encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [_first_bytes(t, e, byte_level) for t, e in zip(texts, encodings, strict=True)]
+
+
+def _first_bytes(text: str, encoding: Any, byte_level: bool) -> int:
+    if not encoding.tokens:
+        return 0
+    token, end = encoding.tokens[0], encoding.offsets[0][1]
+    following = encoding.offsets[1][0] if len(encoding.tokens) > 1 else len(text)
+    if following >= end:
+        return len(text[:end].encode())
+    return len(token) if byte_level else int(token.startswith("<0x"))
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
