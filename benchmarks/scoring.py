@@ -1,0 +1,225 @@
+"""How fast scoring is, beside a loop, a padded script, lm-eval and Data-Juicer.
+
+    python benchmarks/scoring.py make --models MODELS            # models and texts, not timed; needs PPLSCAPE_DATA
+    python benchmarks/scoring.py run --models MODELS [CELL...]   # appends to results/scoring.jsonl; goes on after a stop
+    python benchmarks/scoring.py table                           # -> docs/results/scoring-speed.md
+
+`run` needs lm-eval and py-data-juicer in its environment; what is not installed is left out and named. A cell is a
+workload and a model. Its contestants live in processes of their own and take turns: one run each to warm up and to
+choose the batch size (peers: the fastest of three, ours: none), then REPETITIONS rounds. All tokenise, all use the same
+dtype and threads, all score the same tokens (checked); ratios are between medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "results" / "scoring.jsonl", HERE.parent / "docs" / "results" / "scoring-speed.md"
+EMBEDDED = HERE.parent / "src" / "pplscape" / "embedded" / "base-2.6m"
+REPETITIONS, WINDOW = 5, 512
+TOKENS = {"short": 3_000, "mixed": 4_096, "long": 4_096}
+MODELS = {"50k": 50_304, "152k": 151_936}
+PEERS = ("loop", "padded", "lm-eval", "data-juicer")
+BATCHES = {"short": (8, 24, 80), "mixed": (1, 2, 4), "long": (1, 2, 4)}
+LOWER = ("pplscape bf16", "loop bf16", "padded bf16", "matmul bf16")
+CELLS = {f"{w}-{m}": (w, m) for m, w in itertools.product((*MODELS, "2.6m"), TOKENS)}
+
+
+def make(folder: Path) -> None:
+    """Models of 124 and 202 M parameters with random weights, and the texts of the three workloads."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED)
+    for name, vocabulary in MODELS.items():
+        config = transformers.LlamaConfig(
+            vocab_size=vocabulary, hidden_size=768, intermediate_size=2048, num_hidden_layers=12,
+            num_attention_heads=12, num_key_value_heads=12, max_position_embeddings=1024, tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for name, texts in _workloads(tokenizer).items():
+        for scale, factor in (("", 1), ("-2.6m", 40)):  # forty times the text for the small model
+            taken, n = [], 0
+            for text in texts:
+                if n >= TOKENS[name] * factor:
+                    break
+                taken.append(text)
+                n += len(tokenizer(text)["input_ids"])
+            (folder / f"{name}{scale}.json").write_text(json.dumps(taken))
+            lengths = [len(ids) for ids in tokenizer(taken)["input_ids"]]
+            print(name, scale, len(taken), "texts", n, "tokens, median", statistics.median(lengths), max(lengths))
+
+
+def _workloads(tokenizer: Any) -> dict[str, list[str]]:
+    from pplscape.text.chunk import Chunker
+
+    chunker = Chunker(tokenizer, WINDOW - 8, 1)  # stripping a chunk may cost or add a token
+
+    def documents(name: str, every: int) -> list[str]:
+        with gzip.open(Path(os.environ["PPLSCAPE_DATA"]) / "biomed" / f"{name}.jsonl.gz", "rt") as file:
+            return [json.loads(line)["text"] for line in itertools.islice(file, 0, 4000, every)]
+
+    def chunks(texts: list[str]) -> list[str]:
+        cut = zip(texts, chunker.cut(texts), strict=True)
+        return [t for text, found in cut for c in found if (t := text[c.char_start : c.char_end].strip())]
+
+    sentences = [s.strip() for a in documents("abstracts", 3) for s in re.split(r"(?<=[.?!])\s+(?=[A-Z])", a)]
+    files = [chunks(documents(name, 40)) for name in ("abstracts", "fulltext", "medquad", "textbooks")]
+    mixed = [t for row in itertools.zip_longest(*files) for t in row if t]
+    whole = [c for c in chunks(documents("fulltext", 4)) if len(tokenizer(c)["input_ids"]) >= WINDOW - 16]
+    return {"short": [s for s in sentences if len(s) > 20], "mixed": mixed, "long": whole}
+
+
+class Contestant:
+    """A process that waits for its turn."""
+
+    def __init__(self, name: str, model: Path, workload: Path):
+        self.name, self.batch = name, 0
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / "scoring_peers.py", name, model, workload], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self.alive = bool(self._answer())
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {}
+
+    def run(self) -> dict[str, Any]:
+        assert self.process.stdin
+        print(self.batch, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def tune(self, batches: tuple[int, ...]) -> None:
+        """The fastest batch size of one run each, after a first run that is not counted."""
+        self.run()
+        seconds = {}
+        for self.batch in batches:
+            seconds[self.batch] = self.run()["seconds"]
+        self.batch = min(seconds, key=lambda b: seconds[b])
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def run(folder: Path, cells: list[str]) -> None:
+    done = {r["cell"] for r in _rows() if r["kind"] == "cell"}
+    for cell in cells:
+        if cell not in done:
+            row = measure(folder, cell)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def measure(folder: Path, cell: str) -> dict[str, Any]:
+    workload, model = CELLS[cell]
+    small = model == "2.6m"
+    path = EMBEDDED if small else folder / model
+    texts = folder / f"{workload}{'-2.6m' if small else ''}.json"
+    names = ["pplscape", *PEERS] + (["matmul"] if not small else [])
+    names += list(LOWER) if workload == "mixed" and not small else []
+    batches = (4, 16, 64) if small and workload != "short" else (16, 80, 320) if small else BATCHES[workload]
+    teams = {n: c for n in names if (c := Contestant(n, path, texts)).alive}
+    reference = Contestant("pplscape, no BOS", path, texts).run() if "data-juicer" in teams else {}
+    try:
+        for name, contestant in teams.items():
+            contestant.batch = 1
+            if name.startswith(("padded", "lm-eval")):
+                contestant.tune(batches)
+            else:
+                contestant.run()
+        rounds = [{n: c.run() for n, c in teams.items()} for _ in range(REPETITIONS)]
+    finally:
+        for contestant in teams.values():
+            contestant.close()
+    first = rounds[0]["pplscape"]["nll"]
+    found = {}
+    for name in teams:
+        answers = [r[name] for r in rounds]
+        same = reference.get("nll") if name == "data-juicer" else first
+        error = None if name.startswith("matmul") else _error(answers[0]["nll"], same, answers[0]["tokens"])
+        found[name] = {
+            "seconds": [round(a["seconds"], 4) for a in answers], "tokens": answers[0]["tokens"], "error": error,
+            "peak_mib": answers[-1]["peak_mib"], "batch": teams[name].batch,
+        }  # fmt: skip
+        if name.startswith("matmul"):
+            found[name]["seconds_per_token"] = [a["nll"][0] for a in answers]
+            found[name]["flop_per_token"] = answers[0]["tokens"]
+        print(cell, name, found[name], flush=True)
+    return {"kind": "cell", "cell": cell, "missing": sorted(set(names) - set(teams)), "texts": len(first),
+            "squares": _squares(texts, path), "load": os.getloadavg()[0], "found": found, **_machine()}  # fmt: skip
+
+
+def _error(found: list[float], expected: list[float], tokens: int) -> float:
+    """Mean absolute difference of the texts' NLL, nats per token."""
+    return sum(abs(a - b) for a, b in zip(found, expected, strict=True)) / tokens
+
+
+def _squares(texts: Path, model: Path) -> int:
+    """Sum of squared lengths, for the FLOPs of attention."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    return sum(len(ids) ** 2 for ids in tokenizer(json.loads(texts.read_text()))["input_ids"])
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+    import transformers
+
+    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "cpu": model[1] if model else "", "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
+                     **{n: _version(n) for n in ("lm_eval", "py-data-juicer")}},
+    }  # fmt: skip
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("make", "run", "table"))
+    parser.add_argument("cells", nargs="*", default=list(CELLS), metavar="CELL", help=", ".join(CELLS))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    told = parser.parse_args()
+    if told.verb == "make":
+        make(told.models)
+    elif told.verb == "run":
+        run(told.models, told.cells)
+    else:
+        from scoring_page import page
+
+        PAGE.write_text(page(_rows()))
+        print(PAGE.read_text())
+
+
+if __name__ == "__main__":
+    main()
