@@ -1,12 +1,12 @@
 """How fast scoring is, beside a loop, a padded script, lm-eval and Data-Juicer.
 
     python benchmarks/scoring.py make --models MODELS            # models and texts, not timed; needs PPLSCAPE_DATA
-    python benchmarks/scoring.py run --models MODELS [CELL...]   # appends to results/scoring.jsonl; goes on after a stop
+    python benchmarks/scoring.py run --models MODELS [CELL...]   # appends to results/scoring.jsonl; resumes
     python benchmarks/scoring.py table                           # -> docs/results/scoring-speed.md
 
 `run` needs lm-eval and py-data-juicer in its environment; what is not installed is left out and named. A cell is a
 workload and a model. Its contestants live in processes of their own and take turns: one run each to warm up and to
-choose the batch size (peers: the fastest of three, ours: none), then REPETITIONS rounds. All tokenise, all use the same
+choose the batch size (peers: the faster of two, ours: none), then REPETITIONS rounds. All tokenise, all use the same
 dtype and threads, all score the same tokens (checked); ratios are between medians over the rounds.
 """
 
@@ -17,6 +17,7 @@ import gzip
 import itertools
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -27,11 +28,11 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "scoring.jsonl", HERE.parent / "docs" / "results" / "scoring-speed.md"
 EMBEDDED = HERE.parent / "src" / "pplscape" / "embedded" / "base-2.6m"
-REPETITIONS, WINDOW = 5, 512
-TOKENS = {"short": 3_000, "mixed": 4_096, "long": 4_096}
+REPETITIONS, WINDOW = 3, 512
+TOKENS = {"short": 2_500, "mixed": 4_000, "long": 3_000}
 MODELS = {"50k": 50_304, "152k": 151_936}
 PEERS = ("loop", "padded", "lm-eval", "data-juicer")
-BATCHES = {"short": (8, 24, 80), "mixed": (1, 2, 4), "long": (1, 2, 4)}
+BATCHES = {"short": (16, 64), "mixed": (2, 6), "long": (2, 6)}
 LOWER = ("pplscape bf16", "loop bf16", "padded bf16", "matmul bf16")
 CELLS = {f"{w}-{m}": (w, m) for m, w in itertools.product((*MODELS, "2.6m"), TOKENS)}
 
@@ -43,6 +44,8 @@ def make(folder: Path) -> None:
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED)
     for name, vocabulary in MODELS.items():
+        if (folder / name).exists():
+            continue
         config = transformers.LlamaConfig(
             vocab_size=vocabulary, hidden_size=768, intermediate_size=2048, num_hidden_layers=12,
             num_attention_heads=12, num_key_value_heads=12, max_position_embeddings=1024, tie_word_embeddings=True,
@@ -52,7 +55,7 @@ def make(folder: Path) -> None:
         transformers.LlamaForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     for name, texts in _workloads(tokenizer).items():
-        for scale, factor in (("", 1), ("-2.6m", 40)):  # forty times the text for the small model
+        for scale, factor in (("", 1), ("-2.6m", 10)):  # more text for the small model
             taken, n = [], 0
             for text in texts:
                 if n >= TOKENS[name] * factor:
@@ -71,17 +74,19 @@ def _workloads(tokenizer: Any) -> dict[str, list[str]]:
 
     def documents(name: str, every: int) -> list[str]:
         with gzip.open(Path(os.environ["PPLSCAPE_DATA"]) / "biomed" / f"{name}.jsonl.gz", "rt") as file:
-            return [json.loads(line)["text"] for line in itertools.islice(file, 0, 4000, every)]
+            return [json.loads(line)["text"] for line in itertools.islice(file, 0, None, every)]
 
     def chunks(texts: list[str]) -> list[str]:
         cut = zip(texts, chunker.cut(texts), strict=True)
         return [t for text, found in cut for c in found if (t := text[c.char_start : c.char_end].strip())]
 
-    sentences = [s.strip() for a in documents("abstracts", 3) for s in re.split(r"(?<=[.?!])\s+(?=[A-Z])", a)]
-    files = [chunks(documents(name, 40)) for name in ("abstracts", "fulltext", "medquad", "textbooks")]
-    mixed = [t for row in itertools.zip_longest(*files) for t in row if t]
-    whole = [c for c in chunks(documents("fulltext", 4)) if len(tokenizer(c)["input_ids"]) >= WINDOW - 16]
-    return {"short": [s for s in sentences if len(s) > 20], "mixed": mixed, "long": whole}
+    sentences = [s for a in documents("abstracts", 40) for s in re.split(r"(?<=[.?!])\s+(?=[A-Z])", a)]
+    mixed = [c for n in ("abstracts", "fulltext", "medquad", "textbooks") for c in chunks(documents(n, 40))]
+    whole = [c for c in chunks(documents("fulltext", 40)) if len(tokenizer(c)["input_ids"]) >= WINDOW - 16]
+    found = {"short": [s.strip() for s in sentences if 20 < len(s) < 240], "mixed": mixed, "long": whole}
+    for texts in found.values():
+        random.Random(0).shuffle(texts)
+    return found
 
 
 class Contestant:
@@ -107,6 +112,7 @@ class Contestant:
 
     def tune(self, batches: tuple[int, ...]) -> None:
         """The fastest batch size of one run each, after a first run that is not counted."""
+        self.batch = batches[0]
         self.run()
         seconds = {}
         for self.batch in batches:
@@ -134,7 +140,7 @@ def measure(folder: Path, cell: str) -> dict[str, Any]:
     texts = folder / f"{workload}{'-2.6m' if small else ''}.json"
     names = ["pplscape", *PEERS] + (["matmul"] if not small else [])
     names += list(LOWER) if workload == "mixed" and not small else []
-    batches = (4, 16, 64) if small and workload != "short" else (16, 80, 320) if small else BATCHES[workload]
+    batches = tuple(4 * b for b in BATCHES[workload]) if small else BATCHES[workload]
     teams = {n: c for n in names if (c := Contestant(n, path, texts)).alive}
     reference = Contestant("pplscape, no BOS", path, texts).run() if "data-juicer" in teams else {}
     try:
