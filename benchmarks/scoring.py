@@ -1,7 +1,7 @@
 """How fast scoring is, beside a loop, a padded script, lm-eval and Data-Juicer.
 
     python benchmarks/scoring.py make --models MODELS            # models and texts, not timed; needs PPLSCAPE_DATA
-    python benchmarks/scoring.py run --models MODELS [CELL...]   # appends to results/scoring.jsonl; resumes
+    python benchmarks/scoring.py run --models MODELS [CELL...]   # -> results/scoring.jsonl; resumes
     python benchmarks/scoring.py table                           # -> docs/results/scoring-speed.md
 
 `run` needs lm-eval and py-data-juicer in its environment; what is not installed is left out and named. A cell is a
