@@ -5,14 +5,15 @@
     python benchmarks/scoring.py table                           # -> docs/results/scoring-speed.md
 
 `run` needs lm-eval and py-data-juicer in its environment; what is not installed is left out and named. A cell is a
-workload and a model. Its contestants live in processes of their own and take turns: one run each to warm up and to
-choose the batch size (peers: the faster of two, ours: none), then REPETITIONS rounds. All tokenise, all use the same
+workload and a model. Contestants live in processes of their own and take turns: one run each to warm up and to choose
+the batch size (peers: the faster of two, ours: none), then REPETITIONS rounds. All tokenise, all use the same
 dtype and threads, all score the same tokens (checked); ratios are between medians over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import itertools
 import json
@@ -22,6 +23,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "scoring.jsonl", HERE.parent / "docs" / "results" / "scoring-speed.md"
 EMBEDDED = HERE.parent / "src" / "pplscape" / "embedded" / "base-2.6m"
 REPETITIONS, WINDOW = 3, 512
-TOKENS = {"short": 2_500, "mixed": 4_000, "long": 3_000}
+TOKENS = {"short": 2_000, "mixed": 3_000, "long": 2_000}
 MODELS = {"50k": 50_304, "152k": 151_936}
 PEERS = ("loop", "padded", "lm-eval", "data-juicer")
 BATCHES = {"short": (16, 64), "mixed": (2, 6), "long": (2, 6)}
@@ -90,86 +92,87 @@ def _workloads(tokenizer: Any) -> dict[str, list[str]]:
 
 
 class Contestant:
-    """A process that waits for its turn."""
+    """A process that has loaded the model and waits for its turn."""
 
-    def __init__(self, name: str, model: Path, workload: Path):
-        self.name, self.batch = name, 0
+    def __init__(self, name: str, model: Path):
+        self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "scoring_peers.py", name, model, workload], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            [sys.executable, HERE / "scoring_peers.py", name, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
-        self.alive = bool(self._answer())
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
+        """The next answer; {} of a process that has died."""
         assert self.process.stdout
         line = self.process.stdout.readline()
         return json.loads(line) if line else {}
 
-    def run(self) -> dict[str, Any]:
+    def run(self, texts: Path, batch: int) -> dict[str, Any]:
         assert self.process.stdin
-        print(self.batch, file=self.process.stdin, flush=True)
-        return self._answer()
+        print(batch, texts, file=self.process.stdin, flush=True)
+        return {"batch": batch, **self.answer()}
 
-    def tune(self, batches: tuple[int, ...]) -> None:
-        """The fastest batch size of one run each, after a first run that is not counted."""
-        self.batch = batches[0]
-        self.run()
-        seconds = {}
-        for self.batch in batches:
-            seconds[self.batch] = self.run()["seconds"]
-        self.batch = min(seconds, key=lambda b: seconds[b])
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    def tuned(self, texts: Path, batches: tuple[int, ...]) -> int:
+        """The fastest batch size of one run each, after a run that is not counted."""
+        self.run(texts, batches[0])
+        return min(batches, key=lambda b: self.run(texts, b)["seconds"])
 
 
 def run(folder: Path, cells: list[str]) -> None:
-    done = {r["cell"] for r in _rows() if r["kind"] == "cell"}
-    for cell in cells:
-        if cell not in done:
-            row = measure(folder, cell)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    done = {r["cell"] for r in _rows()}
+    todo = [c for c in cells if c not in done]
+    for model, group in itertools.groupby(todo, key=lambda c: CELLS[c][1]):
+        with _team(EMBEDDED if model == "2.6m" else folder / model, model != "2.6m") as team:
+            for cell in group:
+                row = measure(folder, cell, team)
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
 
 
-def measure(folder: Path, cell: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def _team(model: Path, large: bool) -> Iterator[dict[str, Contestant]]:
+    """All contestants with this model; those that cannot start are left out."""
+    names = ["pplscape", "pplscape, no BOS", *PEERS, *(("matmul", *LOWER) if large else ())]
+    started = [Contestant(n, model) for n in names]
+    try:
+        yield {c.name: c for c in started if c.answer()}
+    finally:
+        for contestant in started:
+            contestant.process.kill()
+            contestant.process.wait()
+
+
+def measure(folder: Path, cell: str, team: dict[str, Contestant]) -> dict[str, Any]:
     workload, model = CELLS[cell]
     small = model == "2.6m"
-    path = EMBEDDED if small else folder / model
     texts = folder / f"{workload}{'-2.6m' if small else ''}.json"
-    names = ["pplscape", *PEERS] + (["matmul"] if not small else [])
-    names += list(LOWER) if workload == "mixed" and not small else []
+    wanted = ["pplscape", *PEERS, *(() if small else ("matmul", *LOWER) if workload == "mixed" else ("matmul",))]
     batches = tuple(4 * b for b in BATCHES[workload]) if small else BATCHES[workload]
-    teams = {n: c for n in names if (c := Contestant(n, path, texts)).alive}
-    reference = Contestant("pplscape, no BOS", path, texts).run() if "data-juicer" in teams else {}
-    try:
-        for name, contestant in teams.items():
-            contestant.batch = 1
-            if name.startswith(("padded", "lm-eval")):
-                contestant.tune(batches)
-            else:
-                contestant.run()
-        rounds = [{n: c.run() for n, c in teams.items()} for _ in range(REPETITIONS)]
-    finally:
-        for contestant in teams.values():
-            contestant.close()
-    first = rounds[0]["pplscape"]["nll"]
+    sizes = {}
+    for name in (n for n in wanted if n in team):
+        tuned = name.startswith(("padded", "lm-eval"))
+        sizes[name] = team[name].tuned(texts, batches) if tuned else team[name].run(texts, 1)["batch"]
+    rounds = [{n: team[n].run(texts, b) for n, b in sizes.items()} for _ in range(REPETITIONS)]
+    expected = rounds[0]["pplscape"]["nll"]
+    without_bos = team["pplscape, no BOS"].run(texts, 1)["nll"] if "data-juicer" in team else []
     found = {}
-    for name in teams:
+    for name in sizes:
         answers = [r[name] for r in rounds]
-        same = reference.get("nll") if name == "data-juicer" else first
-        error = None if name.startswith("matmul") else _error(answers[0]["nll"], same, answers[0]["tokens"])
         found[name] = {
-            "seconds": [round(a["seconds"], 4) for a in answers], "tokens": answers[0]["tokens"], "error": error,
-            "peak_mib": answers[-1]["peak_mib"], "batch": teams[name].batch,
+            "seconds": [round(a["seconds"], 4) for a in answers], "tokens": answers[0]["tokens"],
+            "peak_mib": answers[-1]["peak_mib"], "batch": sizes[name],
         }  # fmt: skip
         if name.startswith("matmul"):
             found[name]["seconds_per_token"] = [a["nll"][0] for a in answers]
             found[name]["flop_per_token"] = answers[0]["tokens"]
+        else:
+            same = without_bos if name == "data-juicer" else expected
+            found[name]["error"] = _error(answers[0]["nll"], same, answers[0]["tokens"])
         print(cell, name, found[name], flush=True)
-    return {"kind": "cell", "cell": cell, "missing": sorted(set(names) - set(teams)), "texts": len(first),
-            "squares": _squares(texts, path), "load": os.getloadavg()[0], "found": found, **_machine()}  # fmt: skip
+    return {
+        "cell": cell, "missing": [n for n in wanted if n not in team], "texts": len(expected),
+        "squares": _squares(texts), "load": os.getloadavg()[0], "found": found, **_machine(),
+    }  # fmt: skip
 
 
 def _error(found: list[float], expected: list[float], tokens: int) -> float:
@@ -177,11 +180,11 @@ def _error(found: list[float], expected: list[float], tokens: int) -> float:
     return sum(abs(a - b) for a, b in zip(found, expected, strict=True)) / tokens
 
 
-def _squares(texts: Path, model: Path) -> int:
+def _squares(texts: Path) -> int:
     """Sum of squared lengths, for the FLOPs of attention."""
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED)
     return sum(len(ids) ** 2 for ids in tokenizer(json.loads(texts.read_text()))["input_ids"])
 
 
@@ -215,7 +218,7 @@ def main() -> None:
     parser.add_argument("verb", choices=("make", "run", "table"))
     parser.add_argument("cells", nargs="*", default=list(CELLS), metavar="CELL", help=", ".join(CELLS))
     parser.add_argument("--models", type=Path, default=Path("models"))
-    told = parser.parse_args()
+    told = parser.parse_intermixed_args()
     if told.verb == "make":
         make(told.models)
     elif told.verb == "run":

@@ -21,13 +21,13 @@ HEAD = """# How fast scoring is
 
 Texts in, one NLL per text out, tokenising included. Every contestant of a cell has a process of its own; they take
 turns, {rounds} rounds, medians. All fp32 unless it says bf16, all with the same threads and the same tokens: *error* is
-the mean difference of a text's NLL to ours in nats per token. The models have random weights and Llama's form (768 wide, 12
-layers, tied head): 124 M parameters with a vocabulary of 50,304 and 202 M with 151,936; text is tokenised with the
+the mean difference of a text's NLL to ours in nats per token. The models have random weights and Llama's form (768
+wide, 12 layers, tied head): 124 M parameters with a vocabulary of 50,304, 202 M with 151,936; text is tokenised by the
 demo's tokenizer (4,096 tokens), so that targets use a part of the columns, which changes no cost. *2.6m* is the demo's
 model. *short*: sentences of abstracts; *mixed*: abstracts, articles, question-answer pages and textbooks cut to 512
 tokens; *long*: full chunks of articles. The peers `padded` and `lm-eval` get the faster of two batch sizes, chosen on
-the same texts; ours is not tuned. Data-Juicer scores one document a forward pass and puts no BOS before it: its first token
-is not scored, and its error is against our scores without BOS.
+the same texts; ours is not tuned. Data-Juicer scores one document a forward pass and puts no BOS before it: its first
+token is not scored, and its error is against our scores without BOS.
 """
 TAIL = """
 *of matmul*: FLOPs of all linear layers, causal attention and head over the time, against plain `torch.matmul` of the
@@ -39,7 +39,7 @@ CUDA: not run.
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    cells = {r["cell"]: r for r in rows if r["kind"] == "cell"}
+    cells = {r["cell"]: r for r in rows}
     last = next(reversed(cells.values()))
     versions = ", ".join(f"{n} {v}" for n, v in last["versions"].items() if v)
     rounds = len(last["found"]["pplscape"]["seconds"])

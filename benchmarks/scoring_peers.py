@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 WINDOW = 512
-Run = Callable[[int], tuple[list[float], int]]
-"""Batch size -> (NLL of every text in nats, tokens scored)."""
+Run = Callable[[list[str], int], tuple[list[float], int]]
+"""(texts, batch size) -> (NLL of every text in nats, tokens scored)."""
 
 
-def ours(model: str, texts: list[str], dtype: str = "float32", bos: str = "auto") -> Run:
+def ours(model: str, dtype: str = "float32", bos: str = "auto") -> Run:
     """The core of `pplscape score` as users get it: nothing is tuned."""
     import pyarrow as pa
 
@@ -30,15 +30,20 @@ def ours(model: str, texts: list[str], dtype: str = "float32", bos: str = "auto"
     from pplscape.scoring import score_part
 
     engine = TransformersEngine(model, dtype=dtype, bos=bos)
-    rows = [
-        {"doc_id": str(i), "chunk_index": 0, "char_start": 0, "char_end": len(t), "length": len(ids),
-         "n_bytes": len(t.encode()), "source": "benchmark"}
-        for i, (t, ids) in enumerate(zip(texts, engine.encode(texts), strict=True))
-    ]  # fmt: skip
-    chunks = pa.Table.from_pylist(rows, schema=schema.CHUNKS)
+    tables: dict[str, pa.Table] = {}  # of chunks, as `prepare` leaves them; made in the first run, which does not count
 
-    def run(batch: int) -> tuple[list[float], int]:
-        scores, rejected = score_part(engine, chunks, texts)
+    def table(texts: list[str]) -> pa.Table:
+        rows = [
+            {"doc_id": str(i), "chunk_index": 0, "char_start": 0, "char_end": len(t), "length": len(ids),
+             "n_bytes": len(t.encode()), "source": "benchmark"}
+            for i, (t, ids) in enumerate(zip(texts, engine.encode(texts), strict=True))
+        ]  # fmt: skip
+        return pa.Table.from_pylist(rows, schema=schema.CHUNKS)
+
+    def run(texts: list[str], batch: int) -> tuple[list[float], int]:
+        if texts[0] not in tables:
+            tables[texts[0]] = table(texts)
+        scores, rejected = score_part(engine, tables[texts[0]], texts)
         assert rejected.num_rows == 0
         return scores["nll_sum"].to_pylist(), sum(scores["n_tokens"].to_pylist())
 
@@ -53,11 +58,11 @@ def _plain(model: str, dtype: str) -> tuple[Any, Any, Any]:
     return torch, network, transformers.AutoTokenizer.from_pretrained(model)
 
 
-def loop(model: str, texts: list[str], dtype: str = "float32") -> Run:
+def loop(model: str, dtype: str = "float32") -> Run:
     """One document a forward pass, as in every tutorial, under inference_mode."""
     torch, network, tokenizer = _plain(model, dtype)
 
-    def run(batch: int) -> tuple[list[float], int]:
+    def run(texts: list[str], batch: int) -> tuple[list[float], int]:
         found, n = [], 0
         with torch.inference_mode():
             for text in texts:
@@ -70,12 +75,12 @@ def loop(model: str, texts: list[str], dtype: str = "float32") -> Run:
     return run
 
 
-def padded(model: str, texts: list[str], dtype: str = "float32") -> Run:
+def padded(model: str, dtype: str = "float32") -> Run:
     """What an expert writes: all texts tokenised at once, longest first, padded to the longest of the batch, no mask
     (padding on the right cannot be seen), labels shifted instead of logits, `batch` texts a forward pass."""
     torch, network, tokenizer = _plain(model, dtype)
 
-    def run(batch: int) -> tuple[list[float], int]:
+    def run(texts: list[str], batch: int) -> tuple[list[float], int]:
         rows = [[tokenizer.bos_token_id, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found = [0.0] * len(rows)
@@ -97,14 +102,14 @@ def padded(model: str, texts: list[str], dtype: str = "float32") -> Run:
     return run
 
 
-def lm_eval(model: str, texts: list[str]) -> Run:
+def lm_eval(model: str) -> Run:
     """`loglikelihood_rolling` of lm-evaluation-harness; its prefix token is BOS."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     harness = HFLM(pretrained=model, backend="causal", device="cpu", dtype="float32", max_length=WINDOW, batch_size=1)
 
-    def run(batch: int) -> tuple[list[float], int]:
+    def run(texts: list[str], batch: int) -> tuple[list[float], int]:
         harness.batch_size_per_gpu = batch
         requests = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
         found = [-x for x in harness.loglikelihood_rolling(requests, disable_tqdm=True)]
@@ -113,7 +118,7 @@ def lm_eval(model: str, texts: list[str]) -> Run:
     return run
 
 
-def data_juicer(model: str, texts: list[str]) -> Run:
+def data_juicer(model: str) -> Run:
     """`llm_perplexity_filter`: one document a forward pass, no BOS, so the first token of each is not scored."""
     from data_juicer.ops.filter.llm_perplexity_filter import LLMPerplexityFilter
     from data_juicer.utils.constant import Fields, StatsKeys
@@ -122,7 +127,7 @@ def data_juicer(model: str, texts: list[str]) -> Run:
     tokenizer = AutoTokenizer.from_pretrained(model)
     operator = LLMPerplexityFilter(hf_model=model, model_params={"dtype": "float32"}, accelerator="cpu")
 
-    def run(batch: int) -> tuple[list[float], int]:
+    def run(texts: list[str], batch: int) -> tuple[list[float], int]:
         found, n = [], 0
         for text in texts:
             stats = operator.compute_stats_single({"text": text, Fields.stats: {}})[Fields.stats]
@@ -134,7 +139,7 @@ def data_juicer(model: str, texts: list[str]) -> Run:
     return run
 
 
-def matmul(model: str, texts: list[str], dtype: str = "float32") -> Run:
+def matmul(model: str, dtype: str = "float32") -> Run:
     """Plain torch.matmul at the shapes of the model's layers, 2,048 positions; gives seconds for one token instead."""
     import torch
     from transformers import AutoConfig
@@ -147,7 +152,7 @@ def matmul(model: str, texts: list[str], dtype: str = "float32") -> Run:
     inputs = {k: torch.randn(n, k).to(kind) for k in (d, ff)}
     weights = [torch.randn(out, k).to(kind) for k, out, _ in shapes]
 
-    def run(batch: int) -> tuple[list[float], int]:
+    def run(texts: list[str], batch: int) -> tuple[list[float], int]:
         seconds = 0.0
         with torch.inference_mode():
             for (k, _, count), weight in zip(shapes, weights, strict=True):
@@ -163,18 +168,18 @@ def matmul(model: str, texts: list[str], dtype: str = "float32") -> Run:
     return run
 
 
-CONTESTANTS: dict[str, Callable[[str, list[str]], Run]] = {
+CONTESTANTS: dict[str, Callable[[str], Run]] = {
     "pplscape": ours,
     "loop": loop,
     "padded": padded,
     "lm-eval": lm_eval,
     "data-juicer": data_juicer,
     "matmul": matmul,
-    "pplscape, no BOS": lambda m, t: ours(m, t, bos="none"),
-    "pplscape bf16": lambda m, t: ours(m, t, "bfloat16"),
-    "loop bf16": lambda m, t: loop(m, t, "bfloat16"),
-    "padded bf16": lambda m, t: padded(m, t, "bfloat16"),
-    "matmul bf16": lambda m, t: matmul(m, t, "bfloat16"),
+    "pplscape, no BOS": lambda m: ours(m, bos="none"),
+    "pplscape bf16": lambda m: ours(m, "bfloat16"),
+    "loop bf16": lambda m: loop(m, "bfloat16"),
+    "padded bf16": lambda m: padded(m, "bfloat16"),
+    "matmul bf16": lambda m: matmul(m, "bfloat16"),
 }
 
 
@@ -186,15 +191,15 @@ def _stdout_for_answers() -> Iterator[Any]:
 
 
 def main() -> None:
-    name, model, workload = sys.argv[1:4]
-    texts = json.loads(Path(workload).read_text())
+    name, model = sys.argv[1:3]
     with _stdout_for_answers() as answers:
-        run = CONTESTANTS[name](model, texts)
+        run = CONTESTANTS[name](model)
         print(json.dumps({"ready": name}), file=answers, flush=True)
         for line in sys.stdin:
-            batch = int(line)
+            batch, path = line.rstrip("\n").split(" ", 1)
+            texts = json.loads(Path(path).read_text())
             started = time.perf_counter()
-            nll, tokens = run(batch)
+            nll, tokens = run(texts, int(batch))
             seconds = time.perf_counter() - started
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             answer = {"seconds": seconds, "tokens": tokens, "nll": nll, "peak_mib": round(peak)}
