@@ -3,39 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pplscape import schema
 from pplscape.engines.base import Engine, Ids
 from pplscape.text.tokenizer import Failed, attempt
 
-SLICE_CHUNKS = 1024
-"""Chunks scored between two signs of progress; batches are cut within a slice."""
+SLICE_CHUNKS, SLICE_TOKENS = 4096, 2**18
+"""Upper bounds on a slice: what is cut into batches at once, tokenised ahead, and told as progress."""
+
+Encoded = tuple[list[Ids], dict[int, str]]
+"""(ids of each text, why there are none by position)."""
 
 
 def score_part(
     engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids] | None = None,
     on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> tuple[pa.Table, pa.Table]:  # fmt: skip
-    """(scores, rejected) of the chunks of one part, slice by slice; `on_tokens` is told the tokens of each."""
+    """(scores, rejected) of the chunks of one part, slice by slice; `on_tokens` is told the tokens of each.
+
+    A slice is tokenised in a second thread while the one before it is computed.
+    """
     scores, rejected = [schema.SCORES.empty_table()], [schema.REJECTED.empty_table()]
-    for start in range(0, chunks.num_rows, SLICE_CHUNKS):
-        part = chunks.slice(start, SLICE_CHUNKS)
-        end = start + SLICE_CHUNKS
-        good, bad = _score_slice(engine, part, texts[start:end], contexts[start:end] if contexts else None)
-        scores.append(good)
-        rejected.append(bad)
-        on_tokens(pc.sum(part["length"]).as_py())
+    lengths = np.asarray(chunks["length"])
+    slices = _slices(lengths)
+    with ThreadPoolExecutor(1) as ahead:
+        encoded = [ahead.submit(_encode, engine, texts[s]) for s in slices[:1]]
+        for s, following in zip_longest(slices, slices[1:]):
+            ready = encoded.pop().result()
+            if following:
+                encoded.append(ahead.submit(_encode, engine, texts[following]))
+            part = chunks.slice(s.start, s.stop - s.start)
+            good, bad = _score_slice(engine, part, ready, contexts[s] if contexts else None)
+            scores.append(good)
+            rejected.append(bad)
+            on_tokens(int(lengths[s].sum()))
     return pa.concat_tables(scores).combine_chunks(), pa.concat_tables(rejected).combine_chunks()
 
 
+def _slices(lengths: NDArray[np.int32]) -> list[slice]:
+    """Consecutive slices of at most SLICE_CHUNKS chunks and SLICE_TOKENS tokens (one chunk at least)."""
+    ends, start = np.cumsum(lengths, dtype=np.int64), 0
+    found = []
+    while start < len(lengths):
+        before = ends[start - 1] if start else 0
+        within = int(np.searchsorted(ends, before + SLICE_TOKENS, side="right"))
+        stop = max(start + 1, min(within, start + SLICE_CHUNKS))
+        found.append(slice(start, stop))
+        start = stop
+    return found
+
+
 def _score_slice(
-    engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids] | None
+    engine: Engine, chunks: pa.Table, encoded: Encoded, contexts: list[Ids] | None
 ) -> tuple[pa.Table, pa.Table]:
-    ids, failed = _encode(engine, texts)
+    ids, failed = encoded
     lengths = np.asarray(chunks["length"])
     agrees = np.array([len(i) == n for i, n in zip(ids, lengths, strict=True)], dtype=bool)
     keep = np.flatnonzero(agrees)
@@ -67,8 +94,7 @@ def _score_slice(
     return scores, _rejected_table(chunks, rejected)
 
 
-def _encode(engine: Engine, texts: list[str]) -> tuple[list[Ids], dict[int, str]]:
-    """(ids of each text, why there are none by position)."""
+def _encode(engine: Engine, texts: list[str]) -> Encoded:
     found = attempt(engine.encode, texts)
     failed = {i: f.detail for i, f in enumerate(found) if isinstance(f, Failed)}
     return [np.empty(0, np.int32) if isinstance(f, Failed) else f for f in found], failed

@@ -9,8 +9,7 @@ import pytest
 import torch
 import transformers
 
-from pplscape.engines import load_engine
-from pplscape.engines import transformers as module
+from pplscape.engines import likelihood, load_engine
 from pplscape.engines.learner import TransformersLearner
 from pplscape.engines.transformers import TransformersEngine
 from pplscape.errors import UserError
@@ -37,24 +36,12 @@ def test_independent_of_batch_and_order(tiny_model_dir: Path, monkeypatch: pytes
     backwards = engine.nll(chunks[::-1])[::-1]
     engine.batch_tokens = 1
     alone = engine.nll(chunks)
-    monkeypatch.setitem(
-        module.LOGIT_BYTES, engine.device, 4 * len(engine.tokenizer) * 5
-    )  # five positions of logits at a time
-    sliced = engine.nll(chunks)
-    for other in (backwards, alone, sliced):
+    monkeypatch.setitem(likelihood.TILE_BYTES, engine.device, 4 * 5 * 7)
+    monkeypatch.setitem(likelihood.TILE_ROWS, engine.device, 7)  # tiles of 7 positions x 5 columns
+    tiled = engine.nll(chunks)
+    for other in (backwards, alone, tiled):
         for a, b in zip(together, other, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_full_logits_never_exist(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head is asked for no more positions at once than LOGIT_BYTES allows."""
-    engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
-    monkeypatch.setitem(module.LOGIT_BYTES, engine.device, 4 * len(engine.tokenizer) * 5)
-    seen: list[int] = []
-    engine.model.get_output_embeddings().register_forward_hook(lambda m, i, o: seen.append(o.shape[0]))
-    engine.nll(_chunks(len(engine.tokenizer)))
-    assert seen
-    assert max(seen) == 5
 
 
 @pytest.mark.parametrize(("bos", "scored"), [("auto", 23), ("bos", 23), ("eos", 23), ("none", 22)])

@@ -15,6 +15,9 @@ Ids = NDArray[np.int32]
 Nll = NDArray[np.float32]
 """Negative log-likelihood of each scored target, nats."""
 
+SHORTER, WORTHWHILE = 0.05, 2048
+"""Items shorter than the longest of their batch by this share go to the next one, if theirs has so many positions."""
+
 
 @dataclass(frozen=True)
 class EngineFacts:
@@ -93,20 +96,25 @@ class Learner(Engine, Protocol):
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
     """Token ids of each text with a transformers tokenizer, its own additions (BOS, EOS) off; [] for no texts."""
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return [np.asarray(ids, dtype=np.int32) for ids in encoded]
+    encoded = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False) if texts else []
+    return [np.asarray(e.ids, dtype=np.int32) for e in encoded]
 
 
 def length_buckets(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.intp]]:
     """Cut items into batches of similar length: rows x longest <= max_tokens (one row at least).
 
-    Longest first, ties by position: a pure function of the lengths. Right padding then costs little,
-    and under causal attention it cannot change a result, so no attention mask is needed.
+    Longest first, ties by position: a pure function of the lengths. A batch ends early where its items are SHORTER than
+    its longest, unless it is too small to be worth computing. Right padding then costs little, and under causal
+    attention it cannot change a result, so no attention mask is needed.
     """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    sorted_lengths = np.asarray(lengths, dtype=np.int64)[order]
+    least = min(WORTHWHILE, max_tokens // 8)
     batches, start = [], 0
     while start < len(order):
-        rows = max(1, max_tokens // max(1, lengths[order[start]]))
-        batches.append(order[start : start + rows])
-        start += rows
+        longest = max(1, int(sorted_lengths[start]))
+        similar = int(np.searchsorted(-sorted_lengths, -longest * (1 - SHORTER), side="right"))
+        end = min(start + max(1, max_tokens // longest), max(similar, start + -(-least // longest), start + 1))
+        batches.append(order[start:end])
+        start = end
     return batches

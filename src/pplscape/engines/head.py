@@ -12,9 +12,14 @@ from pplscape.errors import UserError
 
 def head_logits(model: Any, hidden_nd: torch.Tensor) -> torch.Tensor:
     """The vocabulary head, with the scalings that Cohere, Granite and Gemma apply after it."""
+    return scaled_logits(model, model.get_output_embeddings()(hidden_nd))
+
+
+def scaled_logits(model: Any, logits: torch.Tensor) -> torch.Tensor:
+    """What Cohere, Granite and Gemma do to the head's product; position by position and column by column."""
     config = model.config.get_text_config()
-    logits = model.get_output_embeddings()(hidden_nd)
-    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    logits = logits * scale if scale != 1.0 else logits
     cap = getattr(config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from pplscape.engines.base import Ids, length_buckets
 from pplscape.engines.fused import LinearCrossEntropy
 from pplscape.engines.head import head_is_linear
-from pplscape.engines.transformers import LOGIT_BYTES, Row, TransformersEngine
+from pplscape.engines.transformers import LOGIT_BYTES, Row, TransformersEngine, out_of_memory
 from pplscape.errors import UserError
 
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
@@ -36,6 +36,7 @@ class TransformersLearner(TransformersEngine):
     """
 
     dtypes = ("float32", "bfloat16")
+    packs = False
 
     def __init__(
         self, model: str, *, revision: str | None = None, dtype: str = "auto", bos: str = "auto", lora_rank: int = 0,
@@ -138,7 +139,7 @@ class TransformersLearner(TransformersEngine):
             try:
                 return sum(
                     self._backward([rows[i] for i in batch], 1 / targets)
-                    for batch in length_buckets([len(r.ids) for r in rows], self.batch_tokens)
+                    for batch in length_buckets([r.n_inputs for r in rows], self.batch_tokens)
                 )
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self.batch_tokens <= max(len(r.ids) for r in rows):
@@ -218,11 +219,6 @@ class TransformersLearner(TransformersEngine):
         network = copy.deepcopy(self._adapters).merge_and_unload() if self._lora_rank else self.model
         network.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """True for the errors with which torch says that memory is out, on either device."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def no_dropout(network: torch.nn.Module) -> None:

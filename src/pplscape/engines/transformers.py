@@ -1,7 +1,8 @@
 """Scoring with any Hugging Face causal language model.
 
 A row is BOS + context + chunk, padded on the right. Attention is causal, so padding needs no mask and chunks never see
-one another. The vocabulary head runs on slices of positions: the full [batch, length, vocabulary] logits never exist.
+one another. Batches are cut by length, so that little is padded, and halved where memory is too small. The vocabulary
+head runs in tiles: the full [batch, length, vocabulary] logits never exist.
 
 Shapes: B rows, T positions, N = scored positions of a batch, d hidden size, V vocabulary.
 """
@@ -22,15 +23,17 @@ from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
 from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
-from pplscape.engines.head import head_is_plain, head_logits
+from pplscape.engines.head import head_is_plain, head_logits, scaled_logits
+from pplscape.engines.likelihood import tiled_nll
 from pplscape.engines.loading import cannot_load, load_model_config, n_parameters, weights_hash
+from pplscape.engines.packed import can_pack, multiply, pack
 from pplscape.errors import UserError
 from pplscape.text.tokenizer import first_token_bytes, load_tokenizer, model_name, tokenizer_hash
 
 LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
-"""Upper bound on the fp32 logits alive at once. On a CPU small enough for the caches and for malloc to reuse: 8 MiB
-score 1.65 times as fast as 128 MiB (fp32) and train as fast."""
-CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4096, 32768
+"""Upper bound on the fp32 logits alive at once in training."""
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Positions of a batch. On a CPU activations of more than 32 MiB are returned to the kernel after every use."""
 
 
 NO_IDS: Ids = np.empty(0, np.int32)
@@ -47,6 +50,20 @@ class Row:
     def n_targets(self) -> int:
         return len(self.ids) - self.start
 
+    @property
+    def n_inputs(self) -> int:
+        """Positions that the model computes: all but the last token's."""
+        return len(self.ids) - 1
+
+
+@dataclass
+class Work:
+    """What an engine has computed so far."""
+
+    inputs: int = 0
+    padding: int = 0
+    halvings: int = 0
+
 
 class TransformersEngine:
     """See the module's docstring; `TransformersLearner` adds training.
@@ -56,6 +73,8 @@ class TransformersEngine:
     """
 
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
+    packs = True
+    """Whether the weights may be laid out for the forward pass."""
 
     def __init__(self, model: str, *, revision: str | None = None, dtype: str = "auto", bos: str = "auto"):
         transformers.utils.logging.disable_progress_bar()
@@ -70,7 +89,9 @@ class TransformersEngine:
         self._compute = getattr(torch, dtype)
         config = load_model_config(model, revision)
         self.prefix = self._prefix(bos)
-        self.batch_tokens = CUDA_BATCH_TOKENS if self.device == "cuda" else CPU_BATCH_TOKENS
+        self.batch_tokens = BATCH_TOKENS[self.device]
+        self.work = Work()
+        self._packed = False
         self.facts = EngineFacts(
             engine="transformers",
             model=model_name(model),
@@ -106,15 +127,31 @@ class TransformersEngine:
 
     @cached_property
     def _loaded(self) -> tuple[Any, bool]:
-        """(network, whether its head can be computed in slices)."""
+        """(network, whether its head can be computed apart)."""
+        loaded = self._from_pretrained()
+        plain = head_is_plain(loaded, len(self.tokenizer))
+        if self.packs and can_pack(self.device, self._compute):
+            with self._autocast():
+                self._packed = pack(loaded, self._compute, len(self.tokenizer))
+            if not self._packed:
+                loaded = self._from_pretrained()
+        return loaded, plain
+
+    def _from_pretrained(self) -> Any:
         try:
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 self._source, revision=self._revision, dtype=self._weights_dtype(), use_safetensors=True
             )
         except (OSError, ValueError) as error:
             raise UserError(cannot_load("model", self._source, error)) from error
-        loaded = loaded.to(self.device).eval()
-        return loaded, head_is_plain(loaded, len(self.tokenizer))
+        return loaded.to(self.device).eval()
+
+    @cached_property
+    def _packed_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias of the vocabulary head in the dtype it is multiplied in; of weights that never change."""
+        head = self.model.get_output_embeddings()
+        bias = None if head.bias is None else head.bias.detach().to(self._compute)
+        return head.weight.detach().to(self._compute), bias
 
     def _prefix(self, bos: str) -> list[int]:
         """BOS policy: `auto` takes BOS, else EOS, else nothing."""
@@ -148,14 +185,39 @@ class TransformersEngine:
                 "--chunk-tokens or less --context."
             )
         results: list[Nll] = [np.empty(0, np.float32)] * len(chunks)
-        for batch in length_buckets([len(r.ids) for r in rows], self.batch_tokens):
-            taken = [rows[i] for i in batch]
-            with torch.inference_mode(), self._autocast():
-                values = self._batch_nll(taken).float().cpu().numpy()
-            ends = np.cumsum([r.n_targets for r in taken])
-            for i, part in zip(batch, np.split(values, ends[:-1]), strict=True):
-                results[i] = part
+        with torch.inference_mode(), self._autocast():
+            for batch in length_buckets([r.n_inputs for r in rows], self.batch_tokens):
+                taken = [rows[i] for i in batch]
+                values = self._fitting(taken).numpy()
+                ends = np.cumsum([r.n_targets for r in taken])
+                for i, part in zip(batch, np.split(values, ends[:-1]), strict=True):
+                    results[i] = part
         return results
+
+    def _fitting(self, rows: Sequence[Row]) -> torch.Tensor:
+        """`_batch_nll` of rows, longest first, in halves where memory is too small; later batches are cut smaller."""
+        positions = len(rows) * rows[0].n_inputs
+        if len(rows) == 1 or positions <= self.batch_tokens:
+            try:
+                values = self._batch_nll(rows).float().cpu()
+                self.work.inputs += sum(r.n_inputs for r in rows)
+                self.work.padding += positions - sum(r.n_inputs for r in rows)
+                return values
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                if not out_of_memory(error):
+                    raise
+                if len(rows) == 1:
+                    raise UserError(
+                        f"There is not enough memory for one row of {positions} tokens on {self.device}; give fewer "
+                        "--chunk-tokens or less --context, or a smaller model."
+                    ) from error
+            self.batch_tokens = max(1, positions // 2)
+            self.work.halvings += 1
+            warnings.warn(f"Out of memory: batches have at most {self.batch_tokens} tokens from now on.", stacklevel=3)
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+        middle = (len(rows) + 1) // 2
+        return torch.cat([self._fitting(rows[:middle]), self._fitting(rows[middle:])])
 
     def _row(self, chunk: Ids, context: Ids = NO_IDS) -> Row:
         """BOS, context, chunk; without anything before it, a chunk's first token cannot be scored.
@@ -173,12 +235,12 @@ class TransformersEngine:
 
     def _tensors(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(input ids [B, T], which positions are scored [B, T], the targets there [N]), on the device."""
-        width = max(1, *(len(r.ids) - 1 for r in rows))
+        width = max(1, *(r.n_inputs for r in rows))
         inputs_BT = np.zeros((len(rows), width), dtype=np.int64)
         scored_BT = np.zeros((len(rows), width), dtype=bool)
         for i, row in enumerate(rows):
-            inputs_BT[i, : len(row.ids) - 1] = row.ids[:-1]
-            scored_BT[i, row.start - 1 : len(row.ids) - 1] = True
+            inputs_BT[i, : row.n_inputs] = row.ids[:-1]
+            scored_BT[i, row.start - 1 : row.n_inputs] = True
         targets_N = np.concatenate([r.ids[r.start :] for r in rows])
         tokens, mask, targets = (torch.from_numpy(a).to(self.device) for a in (inputs_BT, scored_BT, targets_N))
         return tokens, mask, targets
@@ -190,9 +252,23 @@ class TransformersEngine:
             logits_NV = self.model(input_ids=tokens_BT, use_cache=False).logits[mask_BT]
             return torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
         hidden_Nd = self.model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[mask_BT]
-        return self._head_nll(hidden_Nd, targets_N, train)
+        head = self.model.get_output_embeddings()
+        if train or not isinstance(head, torch.nn.Linear):
+            return self._sliced_nll(hidden_Nd, targets_N, train)
+        return tiled_nll(hidden_Nd, targets_N, head.weight.shape[0], self._columns)
 
-    def _head_nll(self, hidden_Nd: torch.Tensor, targets_N: torch.Tensor, train: bool) -> torch.Tensor:
+    def _columns(self, hidden_nd: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        """[n, c] logits of some columns of the vocabulary."""
+        if self._packed:
+            weight_Vd, bias_V = self._packed_head
+            multiplied = multiply
+        else:
+            head = self.model.get_output_embeddings()
+            weight_Vd, bias_V, multiplied = head.weight, head.bias, torch.nn.functional.linear
+        bias_c = None if bias_V is None else bias_V[start:end]
+        return scaled_logits(self.model, multiplied(hidden_nd.to(weight_Vd.dtype), weight_Vd[start:end], bias_c))
+
+    def _sliced_nll(self, hidden_Nd: torch.Tensor, targets_N: torch.Tensor, train: bool) -> torch.Tensor:
         """Head and cross-entropy on slices of positions; recomputed in the backward pass when there are several."""
         step = max(1, LOGIT_BYTES[self.device] // (4 * self.model.config.get_text_config().vocab_size))
         starts = range(0, len(targets_N), step)
@@ -218,3 +294,8 @@ class TransformersEngine:
                 max_new_tokens=length, pad_token_id=self.tokenizer.eos_token_id or 0,
             )  # fmt: skip
         return self.tokenizer.batch_decode(written[:, 1:], skip_special_tokens=True)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """True for the errors with which torch says that memory is out, on either device."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

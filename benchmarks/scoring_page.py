@@ -1,0 +1,123 @@
+"""docs/results/scoring-speed.md from the lines of results/scoring.jsonl."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+GOALS = {
+    "short": ("the loop", ("loop",), 2.5),
+    "mixed": ("the best other", (), 1.2),
+    "long": ("the best other", (), 1.0),
+}
+HIDDEN, LAYERS = 768, 12
+HEAD = """# How fast scoring is
+
+    python benchmarks/scoring.py make --models MODELS
+    python benchmarks/scoring.py run --models MODELS
+    python benchmarks/scoring.py table
+
+{machine}
+
+Texts in, one NLL per text out, tokenising included. Every contestant of a cell has a process of its own; they take
+turns, {rounds} rounds, medians. All fp32 unless it says bf16, all with the same threads and the same tokens: *error* is
+the mean difference of a text's NLL to ours in nats per token. The models have random weights and Llama's form (768
+wide, 12 layers, tied head): 124 M parameters with a vocabulary of 50,304, 202 M with 151,936; text is tokenised by the
+demo's tokenizer (4,096 tokens), so that targets use a part of the columns, which changes no cost. *2.6m* is the demo's
+model. *short*: sentences of abstracts; *mixed*: abstracts, articles, question-answer pages and textbooks cut to 512
+tokens; *long*: full chunks of articles. The peers `padded` and `lm-eval` get the faster of two batch sizes, chosen on
+the same texts; ours is not tuned. Data-Juicer scores one document a forward pass and puts no BOS before it: its first
+token is not scored, and its error is against our scores without BOS.
+"""
+TAIL = """
+*of matmul*: FLOPs of all linear layers, causal attention and head over the time, against plain `torch.matmul` of the
+layers' shapes (2,048 positions) in the same rounds and dtype. Our products are computed by oneDNN, which on this
+processor is faster than MKL, which torch.matmul calls for fp32.
+
+CUDA: not run.
+"""
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    cells = {r["cell"]: r for r in rows}
+    last = next(reversed(cells.values()))
+    versions = ", ".join(f"{n} {v}" for n, v in last["versions"].items() if v)
+    rounds = len(last["found"]["pplscape"]["seconds"])
+    machine = f"{last['cpu']}, {last['cores']} cores, {last['threads']} threads; {versions}."
+    parts = [HEAD.format(machine=machine, rounds=rounds), _goals(cells), _table(cells), _lower(cells), TAIL]
+    missing = sorted({m for c in cells.values() for m in c["missing"]})
+    if missing:
+        parts.append(f"Not run, because not installed or failing: {', '.join(missing)}.\n")
+    return "\n".join(parts)
+
+
+def _seconds(cell: dict[str, Any], name: str) -> float:
+    return median(cell["found"][name]["seconds"])
+
+
+def _others(cell: dict[str, Any]) -> list[str]:
+    return [n for n in ("loop", "padded", "lm-eval", "data-juicer") if n in cell["found"]]
+
+
+def _goals(cells: dict[str, Any]) -> str:
+    lines = ["| cell | goal | reached | range over rounds | |", "|---|---|---|---|---|"]
+    for name, cell in cells.items():
+        words, against, goal = GOALS[name.split("-")[0]]
+        peers = against or (min(_others(cell), key=lambda n: _seconds(cell, n)),)
+        ratio = _seconds(cell, peers[0]) / _seconds(cell, "pplscape")
+        each = [
+            a / b for a, b in zip(cell["found"][peers[0]]["seconds"], cell["found"]["pplscape"]["seconds"], strict=True)
+        ]
+        met = "reached" if ratio >= goal else "**missed**"
+        lines.append(
+            f"| {name} | {goal:g}x {words} ({peers[0]}) | {ratio:.2f}x | {min(each):.2f}-{max(each):.2f} | {met} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _table(cells: dict[str, Any]) -> str:
+    lines = [
+        "| cell | contestant | batch | seconds | tokens/s | ours is faster by | error | of matmul | peak RSS, MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, cell in cells.items():
+        for contestant, found in cell["found"].items():
+            if contestant.startswith("matmul") or contestant.endswith("bf16"):
+                continue
+            lines.append(_line(name, cell, contestant, found, "pplscape", "matmul"))
+    return "\n".join(lines) + "\n"
+
+
+def _lower(cells: dict[str, Any]) -> str:
+    lines = [
+        "bf16 (whether it may be used is decided by `--dtype auto`, docs/results/scoring-accuracy.md):\n",
+        "| cell | contestant | batch | seconds | tokens/s | ours is faster by | error | of matmul | peak RSS, MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for name, cell in cells.items():
+        if "pplscape bf16" not in cell["found"]:
+            continue
+        for contestant, found in cell["found"].items():
+            if contestant.endswith("bf16") and not contestant.startswith("matmul"):
+                lines.append(_line(name, cell, contestant, found, "pplscape bf16", "matmul bf16"))
+        best = min(_others(cell), key=lambda n: _seconds(cell, n))
+        ratio = _seconds(cell, best) / _seconds(cell, "pplscape bf16")
+        notes.append(f"{name}: ours in bf16 is {ratio:.2f} times as fast as the best other in fp32 ({best}).")
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _line(name: str, cell: dict[str, Any], contestant: str, found: dict[str, Any], ours: str, rate: str) -> str:
+    seconds = median(found["seconds"])
+    share = ""
+    if rate in cell["found"]:
+        peer = cell["found"][rate]
+        attention = 2 * LAYERS * HIDDEN * cell["squares"]  # q k and the mix, both over half of the square
+        flops = peer["flop_per_token"] * found["tokens"] + attention
+        share = f"{flops / seconds * median(peer['seconds_per_token']) / peer['flop_per_token']:.0%}"
+    batch = found["batch"] if contestant.startswith(("padded", "lm-eval")) else ""
+    faster = seconds / _seconds(cell, ours)
+    return (
+        f"| {name} | {contestant} | {batch} | {seconds:.2f} | {found['tokens'] / seconds:,.0f} | {faster:.2f} | "
+        f"{found['error']:.1e} | {share} | {found['peak_mib']:,} |"
+    )
