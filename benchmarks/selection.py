@@ -33,7 +33,9 @@ THREADS = 2
 BIN_EDGES = (2.45, 2.65, 2.82, 2.97, 3.12, 3.28, 3.46, 3.75, 4.95)
 
 
-def measure(kind: str, rows: int, run: Callable[[Path], dict[str, Any]], scratch: Path | None = None) -> None:
+def measure(
+    kind: str, rows: int, run: Callable[[Path], dict[str, Any]], scratch: Path | None = None, threads: int = THREADS
+) -> None:
     """Run once, print, and append to the results: seconds, peak resident memory, load of the machine before."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     load, started, cpu = os.getloadavg()[0], time.perf_counter(), time.process_time()
@@ -47,7 +49,7 @@ def measure(kind: str, rows: int, run: Callable[[Path], dict[str, Any]], scratch
     row = {
         "kind": kind, "rows": rows, "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2),
         "peak_gib": round(peak, 3), "written_mib": round(written / 2**20), "load_before": round(load, 2),
-        "threads": THREADS, **found,
+        "threads": threads, **found,
     }  # fmt: skip
     print(json.dumps(row))
     with open(RESULTS / "selection.jsonl", "a") as file:
@@ -99,7 +101,7 @@ def _law(folder: Path) -> Path:
     return path
 
 
-def generated(rows: int, strategy: str, scratch: Path | None) -> None:
+def generated(rows: int, strategy: str, scratch: Path | None, threads: int) -> None:
     """A pool that is made while it is read, twice for the census and once for the draw; making it is timed too."""
     from selection_pool import Generated
 
@@ -109,14 +111,14 @@ def generated(rows: int, strategy: str, scratch: Path | None) -> None:
     from pplscape.draw.stream import carry_out
 
     def run(out: Path) -> dict[str, Any]:
-        scores = Generated.of(rows, THREADS)
+        scores = Generated.of(rows, threads)
         census = take_census(scores)
         budget = int(SHARE * census.total)
         options = Options(scale="nll", target=Target(3.2, 0.6), band=(0.2, 0.8))
         taken = carry_out(scores, census, strategy, budget, 0, options, frame_of(census), out)
         return {"tokens": taken.tally.tokens, "budget": budget, "chunks": taken.tally.chunks}
 
-    measure(f"{strategy}, generated", rows, run, scratch)
+    measure(f"{strategy}, generated", rows, run, scratch, threads)
 
 
 def duckdb(folder: Path, scratch: Path | None) -> None:
@@ -163,8 +165,7 @@ def dos(scratch: Path | None) -> None:
     """Exact greedy: 1e6 of 1e7, and 1e4 of 1e5 beside two naive ones that look at every chunk in every step."""
     import numpy as np
 
-    from pplscape.draw.dos import default_weights, greedy, objective
-    from pplscape.draw.options import Target
+    from pplscape.draw.dos import Distance, default_weights, greedy
 
     def values(n: int) -> Any:
         return np.random.default_rng(0).normal(3, 0.6, n)
@@ -172,7 +173,7 @@ def dos(scratch: Path | None) -> None:
     def fast(n: int, k: int) -> dict[str, Any]:
         v = values(n)
         started = time.perf_counter()
-        rows = greedy(v, np.ones(n, np.int64), k, Target(3.2, 0.5), default_weights(v))
+        rows, _ = greedy(v, np.ones(n, np.int64), k, Distance(3.2, 0.5, default_weights(v)))
         return {"chosen": len(rows), "greedy_seconds": round(time.perf_counter() - started, 3)}
 
     measure("dos, 1e4 of 1e5", 10**5, lambda _: fast(10**5, 10**4), scratch)
@@ -182,9 +183,9 @@ def dos(scratch: Path | None) -> None:
         """Vectorised: J of every unused chunk from running sums, n operations a step."""
         n, k = 10**5, 10**4
         v = values(n) - 3.2
-        weights, s1, s2, free = default_weights(v), 0.0, 0.0, np.ones(n, dtype=bool)
+        distance, s1, s2, free = Distance(0.0, 0.5, default_weights(v)), 0.0, 0.0, np.ones(n, dtype=bool)
         for step in range(k):
-            J = np.where(free, objective(v, step, s1, s2, 0.25, weights), np.inf)
+            J = np.where(free, distance.after(v, step, s1, s2), np.inf)
             row = int(np.argmin(J))
             free[row], s1, s2 = False, s1 + v[row], s2 + v[row] ** 2
         return {"chosen": k}
@@ -246,6 +247,7 @@ def main() -> None:
     parser.add_argument("pool", type=Path, nargs="?")
     parser.add_argument("--strategy", default="maxent")
     parser.add_argument("--rows", type=float, default=1e9)
+    parser.add_argument("--threads", type=int, default=THREADS, help="of `generated`")
     parser.add_argument("--scratch", type=Path, help="where output is written (and deleted)")
     a = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
@@ -254,7 +256,7 @@ def main() -> None:
     elif a.what == "dos":
         dos(a.scratch)
     elif a.what == "generated":
-        generated(int(a.rows), a.strategy, a.scratch)
+        generated(int(a.rows), a.strategy, a.scratch, a.threads)
     elif a.what == "ours":
         ours(a.pool, a.strategy, a.scratch)
     else:

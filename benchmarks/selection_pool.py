@@ -9,7 +9,7 @@ Documents hold 8 chunks on average (geometric) and have ids such as `web/part-00
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ SOURCES = ("books", "code", "forum", "web")
 LONGEST = 512
 
 
-def part(number: int, rows: int, first: int = 0) -> pa.RecordBatch:
-    """`rows` chunks of part `number`, from a stream of random numbers that `first` chooses."""
+def part(number: int, rows: int, first: int = 0, names: Sequence[str] = tuple(SCORES.names)) -> pa.RecordBatch:
+    """Columns `names` of `rows` chunks of part `number`, from a stream of random numbers that `first` chooses."""
     rng = np.random.default_rng([number, first])
     x = rng.normal(3.0, 0.5, rows).astype(np.float64)
     tail = rng.random(rows, dtype=np.float32) < 0.15
@@ -39,18 +39,19 @@ def part(number: int, rows: int, first: int = 0) -> pa.RecordBatch:
     chunk_index = np.arange(rows) - starts[doc]
     source = (np.arange(len(starts)) + number) % len(SOURCES)
     char_start = chunk_index * 2200
-    columns = {
-        "doc_id": _ids(number, first + starts, source).take(pa.array(doc)),
-        "chunk_index": pa.array(chunk_index.astype(np.int32)),
-        "char_start": pa.array(char_start),
-        "char_end": pa.array(char_start + length * 4),
-        "length": pa.array(length.astype(np.int32)),
-        "n_tokens": pa.array(length.astype(np.int32)),
-        "n_bytes": pa.array((length * 4).astype(np.int32)),
-        "nll_sum": pa.array(np.maximum(x, 0.05) * length),
-        "source": pa.array(SOURCES).take(pa.array(source[doc])),
+    columns: dict[str, Callable[[], pa.Array]] = {
+        "doc_id": lambda: _ids(number, first + starts, source).take(pa.array(doc)),
+        "chunk_index": lambda: pa.array(chunk_index.astype(np.int32)),
+        "char_start": lambda: pa.array(char_start),
+        "char_end": lambda: pa.array(char_start + length * 4),
+        "length": lambda: pa.array(length.astype(np.int32)),
+        "n_tokens": lambda: pa.array(length.astype(np.int32)),
+        "n_bytes": lambda: pa.array((length * 4).astype(np.int32)),
+        "nll_sum": lambda: pa.array(np.maximum(x, 0.05) * length),
+        "source": lambda: pa.array(SOURCES).take(pa.array(source[doc])),
     }
-    return pa.RecordBatch.from_arrays([columns[f.name] for f in SCORES], schema=SCORES)
+    fields = [SCORES.field(name) for name in names]
+    return pa.RecordBatch.from_arrays([columns[f.name]() for f in fields], schema=pa.schema(fields))
 
 
 def _ids(number: int, first_row: np.ndarray, source: np.ndarray) -> pa.Array:
@@ -86,7 +87,7 @@ class Generated(Scores):
     def batches(self, unit: Unit, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
         for first in range(0, int(unit.file), self.batch_rows):
             size = min(self.batch_rows, int(unit.file) - first)
-            yield part(unit.number, size, first).select(list(columns)), first
+            yield part(unit.number, size, first, columns), first
 
 
 def main() -> None:

@@ -5,16 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pplscape.draw.dos import TIE, default_weights, greedy, minima, objective
-from pplscape.draw.options import Target
+from pplscape.draw.dos import TIE, Distance, default_weights, greedy
+from pplscape.draw.options import Before, Options, Target
+from pplscape.draw.pool import Pool
+from pplscape.draw.strategies import draw
+from pplscape.errors import UserError
 
 
-def brute_force(values, length, budget, target, weights):
+def brute_force(values, length, budget, distance):
     """At every step J of every unused chunk that fits, with the same running sums."""
-    d, target_var = values - target.mean, target.std**2
+    d = values - distance.mean
     free, k, s1, s2, left, taken = np.ones(len(d), bool), 0, 0.0, 0.0, budget, []
     while len(rows := np.flatnonzero(free & (length <= left))):
-        J = objective(d[rows], k, s1, s2, target_var, weights)
+        J = distance.after(d[rows], k, s1, s2)
         row = rows[np.flatnonzero(J.min() * (1 + TIE) >= J)[0]]
         free[row] = False
         taken.append(row)
@@ -44,12 +47,11 @@ def test_matches_brute_force_step_for_step(data):
     numbers = st.one_of(st.integers(-4, 4).map(float), st.floats(-5, 5))
     values = np.asarray(data.draw(st.lists(numbers, min_size=n, max_size=n)))
     length = np.asarray(data.draw(st.lists(st.integers(1, 9), min_size=n, max_size=n)), np.int64)
-    target = Target(data.draw(st.floats(-4, 4)), data.draw(st.floats(0.01, 4)))
-    weights = (data.draw(st.floats(1e-3, 1e3)), data.draw(st.floats(1e-3, 1e3)))
+    weights = (data.draw(st.floats(0, 1e3)), data.draw(st.floats(1e-3, 1e3)))
+    spread = data.draw(st.sampled_from(["var", "std"]))
+    distance = Distance(data.draw(st.floats(-4, 4)), data.draw(st.floats(0.01, 4)), weights, spread)
     budget = data.draw(st.integers(1, int(length.sum())))
-    assert greedy(values, length, budget, target, weights).tolist() == brute_force(
-        values, length, budget, target, weights
-    )
+    assert greedy(values, length, budget, distance)[0].tolist() == brute_force(values, length, budget, distance)
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,28 +59,76 @@ def test_matches_brute_force_step_for_step(data):
 def test_matches_the_definition_in_exact_arithmetic(values, mean, variance, data):
     weights, budget = (1, data.draw(st.integers(1, 3))), data.draw(st.integers(1, len(values)))
     ones = np.ones(len(values), np.int64)
-    found = greedy(np.asarray(values, float), ones, budget, Target(mean, variance**0.5), weights)
+    found, _ = greedy(np.asarray(values, float), ones, budget, Distance(mean, variance**0.5, weights))
     assert found.tolist() == exact(values, budget, mean, variance, weights)
 
 
 def test_reaches_the_target_and_shows_its_two_spikes():
     rng = np.random.default_rng(0)
     values = rng.normal(0, 1, 20_000)
-    rows = greedy(values, np.full(20_000, 1, np.int64), 1000, Target(0.5, 0.7), default_weights(values))
+    rows, J = greedy(values, np.full(20_000, 1, np.int64), 1000, Distance(0.5, 0.7, default_weights(values)))
+    assert J < 1e-6
     assert abs(values[rows].mean() - 0.5) < 1e-3
     assert abs(values[rows].std() - 0.7) < 1e-3
     distance = np.minimum(abs(values[rows] - 1.2), abs(values[rows] + 0.2))
     assert np.mean(distance < 0.15) > 0.95
 
 
-@settings(max_examples=100)
-@given(st.integers(1, 50), st.floats(-3, 3), st.floats(0, 9), st.floats(0.01, 9), st.floats(1e-3, 1e3))
-def test_minima_are_where_the_objective_is_lowest(k, mean, variance, target_var, w_s):
+@pytest.mark.parametrize("spread", ["var", "std"])
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 50), st.floats(-3, 3), st.floats(0, 9), st.floats(0.1, 3), st.floats(1e-3, 1e3))
+def test_minima_are_where_the_objective_is_lowest(spread, k, mean, variance, std, w_s):
     s1, s2 = k * mean, k * (variance + mean * mean)
-    grid = np.linspace(-200, 200, 40_001)
-    lowest = objective(grid, k, s1, s2, target_var, (1.0, w_s)).min()
-    found = min(objective(d, k, s1, s2, target_var, (1.0, w_s)) for d in minima(k, s1, s2, target_var, (1.0, w_s)))
+    distance = Distance(0.0, std, (1.0, w_s), spread)
+    lowest = distance.after(np.linspace(-200, 200, 40_001), k, s1, s2).min()
+    found = min(distance.after(d, k, s1, s2) for d in distance.minima(k, s1, s2))
     assert found <= lowest * (1 + 1e-9) + 1e-12
+
+
+@pytest.mark.parametrize("spread", ["var", "std"])
+def test_both_readings_reach_the_target_by_other_chunks(spread):
+    values = np.random.default_rng(1).normal(0, 1, 5000)
+    distance = Distance(0.3, 0.6, default_weights(values, spread), spread)
+    rows, J = greedy(values, np.ones(5000, np.int64), 400, distance)
+    assert (values[rows].mean(), values[rows].std()) == pytest.approx((0.3, 0.6), abs=2e-3)
+    direct = distance.after(
+        values[rows[-1]] - 0.3, 399, np.sum(values[rows[:-1]] - 0.3), np.sum((values[rows[:-1]] - 0.3) ** 2)
+    )
+    assert pytest.approx(direct, abs=1e-12) == J
+
+
+def test_it_stops_where_told_and_goes_on_from_there():
+    """Stopping, then going on with what was taken as `before`, is the draw in one piece."""
+    values = np.random.default_rng(2).normal(0, 1, 3000)
+    length, distance = np.ones(3000, np.int64), Distance(0.4, 0.7, (1.0, 1.0))
+    whole, _ = greedy(values, length, 300, distance)
+    first, J = greedy(values, length, 300, distance, Options(stop=1e-4))
+    assert 2 < len(first) < 300
+    assert J <= 1e-4
+    assert first.tolist() == whole[: len(first)].tolist()
+    before = Before(len(first), values[first].sum(), (values[first] ** 2).sum(), np.zeros(1))
+    free = np.setdiff1d(np.arange(3000), first)
+    then, _ = greedy(values[free], length[free], 300 - len(first), distance, Options(before=before))
+    assert sorted([*first, *free[then]]) == sorted(whole)
+
+
+def test_options_of_the_strategy():
+    x = np.random.default_rng(3).normal(3, 0.5, 2000)
+    pool = Pool.of([f"d{i:04d}" for i in range(2000)], [0] * 2000, [10] * 2000, x)
+    aim = {"scale": "nll", "target": Target(3.2, 0.4)}
+    plain = draw("dos", pool, 3000, 0, Options(**aim))
+    values = pool.values("nll")
+    assert tuple(plain.facts["weights"].values()) == default_weights(values)
+    same = draw("dos", pool, 3000, 0, Options(**aim, weights=default_weights(values)))
+    assert (same.times == plain.times).all()
+    only_mean = draw("dos", pool, 3000, 0, Options(**aim, weights=(1.0, 0.0)))
+    assert values[only_mean.times > 0].mean() == pytest.approx(3.2, abs=1e-3)
+    assert values[only_mean.times > 0].std() < 0.2
+    stopped = draw("dos", pool, 3000, 0, Options(**aim, stop=1e-3))
+    assert stopped.facts["distance"] <= 1e-3
+    assert stopped.facts["stopped"] == 3000 - 10 * stopped.times.sum() > 0
+    with pytest.raises(UserError, match="not both 0"):
+        draw("dos", pool, 3000, 0, Options(**aim, weights=(0.0, 0.0)))
 
 
 def test_default_weights_of_a_normal_pool():

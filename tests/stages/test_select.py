@@ -343,4 +343,4 @@ select({str(scores)!r}, strategy="random", budget="40%", out={str(tmp_path / "o"
         files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json")
         contents.append([(p.relative_to(out), p.read_bytes()) for p in files])
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 5
+    assert len(contents[0]) == 6

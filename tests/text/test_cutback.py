@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def select(prepared: Prepared, repeats: dict[tuple[str, int], int] | None = None
     return pa.Table.from_pylist([{k: r[k] for k in SELECTED.names} for r in picked if r["repeats"]], SELECTED)
 
 
+def as_selection(tmp_path: Path, selected: pa.Table, parts: int = 1) -> Path:
+    """A selection folder that holds these rows."""
+    folder = tmp_path / "selection"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "selected").mkdir(parents=True)
+    size = -(-len(selected) // parts)
+    for i in range(parts):
+        pq.write_table(selected.slice(i * size, size), folder / f"selected/part-{i:05d}.parquet")
+    return folder
+
+
 def write(path: Path, data: list[dict[str, Any]]) -> None:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(data), path, compression="gzip")
@@ -84,7 +96,7 @@ def test_pieces_rows_and_repeats(tmp_path: Path, tiny_tokenizer_dir: Path, suffi
     }
     assert ("d0", 3) in spans
     wanted = {("d0", 0): 1, ("d0", 1): 2, ("d0", 3): 1, ("d4", 0): 3} | {k: 1 for k in spans if k[0] == "d1"}
-    counts = write_subset(prepared, select(prepared, wanted), tmp_path / "subset")
+    counts = write_subset(prepared, as_selection(tmp_path, select(prepared, wanted)), tmp_path / "subset")
     found = load(tmp_path / "subset" / path.name)
     body = data[0]["body"]
     expected = [
@@ -96,7 +108,11 @@ def test_pieces_rows_and_repeats(tmp_path: Path, tiny_tokenizer_dir: Path, suffi
     ]
     assert [(r["key"]["id"], r["body"]) for r in found] == expected
     assert [r["meta"] for r in found] == [data[int(i[1])]["meta"] for i, _ in expected]
-    assert counts == {"files": {path.name: {"documents": 3, "rows": 7}}, "documents": 3, "rows": 7}
+    tokens = sum(r["length"] * r["repeats"] for r in select(prepared, wanted).to_pylist())
+    of_file = {"documents": 3, "rows": 7, "tokens": tokens}
+    assert counts == {"files": {path.name: of_file}, **of_file}
+    assert {p.name for p in tmp_path.iterdir()} >= {"subset"}
+    assert not (tmp_path / "subset.spool").exists()
     if suffix == "parquet":
         before, after = pq.ParquetFile(path), pq.ParquetFile(tmp_path / "subset" / path.name)
         assert after.schema_arrow.equals(before.schema_arrow)
@@ -109,7 +125,7 @@ def test_whole_rows_keep_their_bytes(tmp_path: Path, tiny_tokenizer_dir: Path) -
     path = tmp_path / "corpus.jsonl"
     write(path, rows(6))
     prepared = prepared_from(tmp_path, tiny_tokenizer_dir, [path], Columns("body", "key.id"))
-    write_subset(prepared, select(prepared), tmp_path / "subset")
+    write_subset(prepared, as_selection(tmp_path, select(prepared)), tmp_path / "subset")
     lines, kept = path.read_bytes().splitlines(), (tmp_path / "subset/corpus.jsonl").read_bytes().splitlines()
     dropped_tail = {r["doc_id"] for r in _remainders(prepared)}
     for i, line in enumerate(lines):
@@ -126,7 +142,7 @@ def test_the_subset_is_read_again_as_the_selected_text(tmp_path: Path, tiny_toke
     inputs = [tmp_path / "a.jsonl.gz", tmp_path / "b.parquet"]
     prepared = prepared_from(tmp_path, tiny_tokenizer_dir, inputs, Columns("body", "key.id"))
     selected = select(prepared).slice(3, 20)
-    write_subset(prepared, selected, tmp_path / "subset")
+    write_subset(prepared, as_selection(tmp_path, selected), tmp_path / "subset")
     again = read_documents(resolve_inputs([str(tmp_path / "subset")]), Columns("body", "key.id"))
     joined = "".join(d.text for d in again if isinstance(d, Document))
     assert joined == "".join(prepared.texts("pool", selected))
@@ -140,7 +156,7 @@ def test_text_files(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     (folder / "deep/c.txt.gz").write_bytes(gzip.compress(text(3, 14).encode()))
     prepared = prepared_from(tmp_path, tiny_tokenizer_dir, [folder], Columns())
     repeats = {("a.txt", 0): 2, ("deep/b.md", 0): 1, ("deep/b.md", 2): 1, ("deep/c.txt.gz", 0): 1}
-    write_subset(prepared, select(prepared, repeats), tmp_path / "subset")
+    write_subset(prepared, as_selection(tmp_path, select(prepared, repeats)), tmp_path / "subset")
     files = {str(p.relative_to(tmp_path / "subset")) for p in (tmp_path / "subset").rglob("*") if p.is_file()}
     assert files == {"a.txt", "a~2.txt", "deep/b.md", "deep/b#2.md", "deep/c.txt.gz"}
     assert (tmp_path / "subset/a.txt").read_bytes() == (folder / "a.txt").read_bytes()
@@ -161,21 +177,21 @@ def test_a_changed_input_is_refused(tmp_path: Path, tiny_tokenizer_dir: Path, su
     else:
         write(path, rows(6)[::-1])
     with pytest.raises(UserError, match=rf"corpus\.{suffix} has changed"):
-        write_subset(prepared, select(prepared), tmp_path / "subset")
+        write_subset(prepared, as_selection(tmp_path, select(prepared)), tmp_path / "subset")
     if suffix != "txt":
         write(path, rows(2))
         with pytest.raises(UserError, match="has changed"):
-            write_subset(prepared, select(prepared), tmp_path / "subset")
+            write_subset(prepared, as_selection(tmp_path, select(prepared)), tmp_path / "subset")
     path.unlink()
     with pytest.raises(UserError, match="No such file"):
-        write_subset(prepared, select(prepared), tmp_path / "subset")
+        write_subset(prepared, as_selection(tmp_path, select(prepared)), tmp_path / "subset")
 
 
 def test_numeric_ids_of_parquet_stay_numbers(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     path = tmp_path / "corpus.parquet"
     pq.write_table(pa.table({"id": [7, 8], "text": [text(0, 100), text(1, 14)]}), path)
     prepared = prepared_from(tmp_path, tiny_tokenizer_dir, [path], Columns())
-    write_subset(prepared, select(prepared, {("7", 0): 1, ("7", 2): 1}), tmp_path / "subset")
+    write_subset(prepared, as_selection(tmp_path, select(prepared, {("7", 0): 1, ("7", 2): 1})), tmp_path / "subset")
     assert pq.read_table(tmp_path / "subset/corpus.parquet")["id"].to_pylist() == [7, 7]
 
 
@@ -183,8 +199,8 @@ def test_chunks_of_another_corpus_are_refused(tmp_path: Path, tiny_tokenizer_dir
     write(tmp_path / "corpus.jsonl", rows(6))
     prepared = prepared_from(tmp_path, tiny_tokenizer_dir, [tmp_path / "corpus.jsonl"], Columns("body", "key.id"))
     selected = select(prepared).set_column(0, SELECTED.field(0), pa.array(["other"] * select(prepared).num_rows))
-    with pytest.raises(UserError, match="no document 'other'"):
-        write_subset(prepared, selected, tmp_path / "subset")
+    with pytest.raises(UserError, match="chunks of document 'other'"):
+        write_subset(prepared, as_selection(tmp_path, selected), tmp_path / "subset")
 
 
 def test_pieces_by_hand() -> None:

@@ -26,7 +26,7 @@ OF_COMMAND: dict[str, dict[str, str | None]] = {
     "sample": {"tokens": "general_tokens"},
     "pilot": {"corpus": None, "heldout": None},
     "landscape": {"corpus": None},
-    "select": {"corpus": None, "form": None},
+    "select": {"corpus": None, "form": None, "replay_share": None},
     "export": {"corpus": None},
     "train": {"corpus": None},
     "tune": {"corpus": None, "tokens": "training.tune_tokens"},

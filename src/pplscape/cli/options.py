@@ -57,6 +57,17 @@ def band_of(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
+def weights_of(text: str | None) -> tuple[float, float] | None:
+    """`MU,S` as two weights."""
+    if text is None:
+        return None
+    try:
+        mu, s = (float(v) for v in text.split(","))
+    except ValueError:
+        raise UserError(f"Cannot read --dos-weights '{text}'; write two numbers, e.g. 1,0.5.") from None
+    return mu, s
+
+
 def quotas_of(given: list[str] | None) -> dict[str, float] | None:
     """`SOURCE=SHARE` each."""
     if not given:

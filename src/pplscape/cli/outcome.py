@@ -35,6 +35,7 @@ from pplscape.cli.options import (
     pairs,
     quotas_of,
     rates_of,
+    weights_of,
 )
 from pplscape.training.schedule import Recipe
 
@@ -65,16 +66,27 @@ def select(
     band: Annotated[str | None, typer.Option(help="LO,HI quantiles for strategy band.")] = None,
     temperature: Annotated[float, typer.Option(help="Of strategy temperature.")] = 1.0,
     max_epochs: Annotated[float, typer.Option(help="Most repeats of a bin's tokens (allocate).")] = 1.0,
+    dos_spread: Annotated[Literal["var", "std"], typer.Option(help="What dos compares with the target's.")] = "var",
+    dos_weights: Annotated[str | None, typer.Option(help="MU,S of dos; default: both in standard errors.")] = None,
+    dos_stop: Annotated[float | None, typer.Option(help="Distance to the target at which dos stops.")] = None,
+    whole_documents: Annotated[bool, typer.Option("--whole-documents", help="Take documents whole or not.")] = False,
+    nested: Annotated[bool, typer.Option("--nested", help="A larger budget holds what a smaller one took.")] = False,
+    contains: Annotated[Path | None, typer.Option(help="An earlier selection to take again, then more.")] = None,
     quota: Annotated[list[str] | None, typer.Option(help="SOURCE=SHARE of the budget; repeat for more.")] = None,
     force: Annotated[Path | None, typer.Option(help="File of document ids to take whole, one a line.")] = None,
     forbid: Annotated[Path | None, typer.Option(help="File of document ids never to take, one a line.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Prepared general text, to draw replay/ from.")] = None,
+    replay_share: ReplayShare = 0.0,
+    export: Annotated[
+        str | None, typer.Option(help="Formats of `export`, written to OUT/export; needs --corpus.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that read the scores; default: all cores.")] = None,
     resamples: Annotated[int, typer.Option(help="How often the gate redoes the choice of the law; 0: no gate.")] = 200,
     corpus: Annotated[
         Path | None, typer.Option(help="The prepared folder: writes subset/ in the input's format.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Whose tokenizer unigram counts with; default: the corpus' model.")
+        str | None, typer.Option(help="Whose tokenizer unigram (default: the corpus' model) or --export uses.")
     ] = None,
     target: Annotated[list[str] | None, typer.Option(help="Text dsir draws towards; default: the valid split.")] = None,
     seed: Seed = 0,
@@ -84,15 +96,20 @@ def select(
     """The subset to train on, exactly within the budget."""
     if dry_run:
         return dry("select", [scores, *([law] if law else [])], out)
-    from pplscape.flow import model_path
     from pplscape.stages.select import select as stage
 
+    if model:
+        from pplscape.flow import model_path
+
+        model = model_path(model)
     stage(
         scores, strategy=strategy, budget=budget, out=out, law=law, form=form, runs=runs, columns=pairs(columns),
         target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
-        max_epochs=max_epochs, quotas=quotas_of(quota), forced=ids_of(force), forbidden=ids_of(forbid),
-        model=model_path(model) if model else None, target=target or (), workers=workers, resamples=resamples,
-        corpus=corpus, seed=seed, overwrite=overwrite,
+        max_epochs=max_epochs, dos_spread=dos_spread, dos_weights=weights_of(dos_weights), dos_stop=dos_stop,
+        whole_documents=whole_documents, nested=nested, contains=contains, quotas=quotas_of(quota),
+        forced=ids_of(force), forbidden=ids_of(forbid), replay=replay, replay_share=replay_share,
+        formats=export.split(",") if export else (), model=model, target=target or (), workers=workers,
+        resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -36,8 +36,9 @@ class Allocate(Rule):
             raise UserError(f"--max-epochs must be at least 1, not {options.max_epochs}.")
         self.budget, self.seed, self.bins, self.max_epochs = budget, seed, options.bins, options.max_epochs
         unique = census.bin_tokens(self.bins)
-        self.plan = solve(options.utility, unique, budget, options.max_epochs)
-        quota = self.plan.tokens
+        given = options.before.bin_tokens if options.before else np.zeros(self.bins.n)
+        self.plan = solve(options.utility, unique + given, budget + given.sum(), options.max_epochs, given)
+        quota = np.clip(self.plan.tokens - given, 0.0, options.max_epochs * unique)
         self.helpful = np.asarray(options.utility.u) > 0
         share = np.divide(quota, unique, out=np.zeros_like(quota), where=unique > 0)
         self.epochs = np.floor(share + 1e-12).astype(np.int64)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pplscape.draw.options import Options, Target
 from pplscape.draw.program import Utility
 from pplscape.errors import UserError
-from pplscape.laws.law import Law
 from pplscape.runs import Compositions
 from pplscape.statistics import Bins, Floats, Scale
+
+if TYPE_CHECKING:  # laws need scipy, half a second that a draw without a law need not wait for
+    from pplscape.laws.law import Law
 
 PAPER_FAMILY = ("paper", "extended")
 MOMENT_FORMS = (*PAPER_FAMILY, "quadratic", "monotone")

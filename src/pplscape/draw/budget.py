@@ -42,11 +42,14 @@ def parse_budget(text: str | float, pool_tokens: int) -> int:
     return tokens
 
 
-def fill(order: NDArray[np.intp], length: NDArray[np.int64], budget: float, whole: bool = True) -> NDArray[np.intp]:
+def fill(
+    order: NDArray[np.intp], length: NDArray[np.int64], budget: float, whole: bool = True, prefix: bool = False
+) -> NDArray[np.intp]:
     """Rows taken when walking `order`: all until one does not fit, then of the next REACH those that still fit.
 
     Never exceeds `budget` (tokens), short by less than one chunk. With `whole` False `order` is only a stretch of the
-    pool's: Wider if it does not hold the end of the walk.
+    pool's: Wider if it does not hold the end of the walk. With `prefix` the walk ends at the first that does not fit:
+    a larger budget then takes the same rows and more.
     """
     cumulative = np.cumsum(length[order])
     k = int(np.searchsorted(cumulative, budget, side="right"))
@@ -54,7 +57,7 @@ def fill(order: NDArray[np.intp], length: NDArray[np.int64], budget: float, whol
     if left < 0 or (not whole and len(order) - k < REACH):
         raise Wider
     taken, rest = [order[:k]], order[k : k + REACH]
-    while len(rest) and left > 0:
+    while len(rest) and left > 0 and not prefix:
         fits = np.flatnonzero(length[rest] <= left)
         if not len(fits):
             break

@@ -34,7 +34,7 @@ class Unigram(Ordered):
     def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
         self.by = _by_key("unigram", census)
         keyed = take_census(self.by)
-        super().__init__("unigram", keyed, budget, seed, [(-1, -1), around(keyed, budget)])
+        super().__init__("unigram", keyed, budget, seed, options, [(-1, -1), around(keyed, budget)])
 
     def sides(self, rows: Rows) -> tuple[Times, Mask]:
         return super().sides(self.by.laid(rows))
@@ -51,7 +51,7 @@ class Dsir(GumbelTop):
 
     def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
         by = _by_key("dsir", census)
-        self.budget, self.seed = budget, seed
+        self.budget, self.seed, self.nested = budget, seed, options.nested
         cells = take_census(by).cells("nll", (-np.inf, np.inf))
         self.low, self.high = self.stretch(by.low + cells.value * by.unit, cells, census.longest, width)
 

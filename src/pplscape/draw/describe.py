@@ -173,6 +173,7 @@ def facts(census: Census, frame: Frame, tally: Tally) -> dict[str, Any]:
         "pool_moments": {s: vars(census.moments(s, frame.limits[s])) for s in SCALES},
         "bins": {"edges": list(bins.edges), "share": list(bins.share), "hash": bins.hash},
         "bin_tokens": _whole(tally.bins),
+        "unique_bin_tokens": _whole(tally.unique_bins),
         "pool_bin_tokens": _whole(census.bin_tokens(bins)),
         "source_tokens": dict(zip(frame.names, _whole(tally.sources), strict=True)),
         "pool_source_tokens": census.source_tokens,

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pplscape.draw.permanent import bits_of_hashes
+from pplscape.draw.permanent import names_of
 from pplscape.draw.scores import Rows, Source
 from pplscape.statistics import Floats
 
@@ -23,14 +23,8 @@ T = TypeVar("T")
 RECORD = np.dtype([("bits", np.uint64), ("key", np.float64)])
 BUCKET_ROWS = 1 << 20
 """About as many keys are sorted at once."""
-NAME_SEED = 0
 GRID_END = 15.999
 """Keys are laid on [0, GRID_END], inside the census' grid."""
-
-
-def names_of(doc_hash: NDArray[np.uint64], chunk_index: Any) -> NDArray[np.uint64]:
-    """64 bits [n] that stand for a chunk's name, whatever the draw's seed."""
-    return bits_of_hashes(NAME_SEED, doc_hash, chunk_index)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,10 @@ def token_rank(census: Census, pool: Pool, seed: int) -> Floats:
 class Ordered(Rule):
     """Chunks strictly between two stretches of cells are certain, those in a stretch undecided."""
 
-    def __init__(self, name: str, census: Census, budget: int, seed: int, stretches: list[tuple[int, int]]):
-        self.name, self.census, self.budget, self.seed = name, census, budget, seed
+    def __init__(
+        self, name: str, census: Census, budget: int, seed: int, options: Options, stretches: list[tuple[int, int]]
+    ):
+        self.name, self.census, self.budget, self.seed, self.nested = name, census, budget, seed, options.nested
         (_, self.below), (self.above, _) = stretches[0], stretches[-1]
         self.undecided = np.zeros(CELLS, dtype=bool)
         for first, last in stretches:
@@ -62,17 +64,18 @@ class Ordered(Rule):
 
     def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
         order = np.lexsort((near.uniforms(self.seed), self.key(near)))
-        return Draw.of_rows(near, fill(order, near.length, self.budget - int(sure[0])), self.name)
+        rows = fill(order, near.length, self.budget - int(sure[0]), prefix=self.nested)
+        return Draw.of_rows(near, rows, self.name)
 
 
 def low(census: Census, budget: int, seed: int, options: Options, width: float) -> Rule:
     """The lowest perplexities."""
-    return Ordered("low", census, budget, seed, [(-1, -1), around(census, budget)])
+    return Ordered("low", census, budget, seed, options, [(-1, -1), around(census, budget)])
 
 
 def high(census: Census, budget: int, seed: int, options: Options, width: float) -> Rule:
     """The highest perplexities."""
-    return Ordered("high", census, budget, seed, [around(census, census.total - budget), (CELLS, CELLS)])
+    return Ordered("high", census, budget, seed, options, [around(census, census.total - budget), (CELLS, CELLS)])
 
 
 class Mid(Ordered):
@@ -81,7 +84,7 @@ class Mid(Ordered):
     def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
         half = census.total / 2
         ends = [around(census, half - budget / 2), around(census, half + budget / 2)]
-        super().__init__("mid", census, budget, seed, ends)
+        super().__init__("mid", census, budget, seed, options, ends)
 
     def key(self, near: Pool) -> Floats:
         return np.abs(token_rank(self.census, near, self.seed) - 0.5)
@@ -96,7 +99,7 @@ class Band(Ordered):
         self.band = lo, hi = options.band
         if not 0 <= lo < hi <= 1:
             raise UserError(f"The band {lo},{hi} is not a range of quantiles: 0 <= LOW < HIGH <= 1.")
-        super().__init__("band", census, budget, seed, [around(census, q * census.total) for q in (lo, hi)])
+        super().__init__("band", census, budget, seed, options, [around(census, q * census.total) for q in (lo, hi)])
         self.inside = int(census.cell_tokens[self.certain].sum())
         n = census.count.sum(axis=1)[self.certain].sum()
         share = budget / (self.inside + census.cell_tokens[self.undecided].sum() / 2)
@@ -125,5 +128,5 @@ class Band(Ordered):
         left = self.budget - int(sure[0])
         if left < near.length[order[h[order] < self.low]].sum():
             raise Wider
-        rows = fill(order, near.length, left, self.high >= 1)
+        rows = fill(order, near.length, left, self.high >= 1, self.nested)
         return Draw.of_rows(near, rows, self.name, {"band": [lo, hi], "band_tokens": tokens})

@@ -85,6 +85,11 @@ def bits_of_hashes(seed: int, doc_hash: NDArray[np.uint64], chunk_index: Any) ->
     return mix(mix(doc_hash ^ key) + index)
 
 
+def names_of(doc_hash: NDArray[np.uint64], chunk_index: Any) -> NDArray[np.uint64]:
+    """64 bits [n] that stand for a chunk's name, whatever the draw's seed: lists of chunks are looked up by them."""
+    return bits_of_hashes(0, doc_hash, chunk_index)
+
+
 def uniforms_of_bits(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     """h [n] from the top 52 of 64 bits; strictly between 0 and 1."""
     return ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pplscape.draw.census import Census, take_census
-from pplscape.draw.permanent import bits_of_hashes, hash_documents, uniforms_of_bits
+from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of, uniforms_of_bits
 from pplscape.draw.scores import (
     KEY,
     NEEDED,
@@ -118,7 +118,9 @@ class Pool:
 
     def numbers(self, unit: None) -> Iterator[Rows]:
         """The pool as one unit of a `scores.Source`."""
-        yield Rows(self.x, self.length, self.source, self.source_names, self._doc_hash[self.doc], key=self.key)
+        doc = self._doc_hash[self.doc]
+        names = names_of(doc, self.chunk_index)
+        yield Rows(self.x, self.length, self.source, self.source_names, doc, key=self.key, name=names)
 
     def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
         """The pool as a `scores.Source`."""

@@ -56,14 +56,17 @@ class Allocation:
 
 
 class _Program:
-    """Objective and marginals over the helpful bins, in units."""
+    """Objective and marginals over the helpful bins, in units; utilities are divided by the largest, `scale`."""
 
-    def __init__(self, utility: Utility, unique: Floats, max_epochs: float):
+    def __init__(self, utility: Utility, unique: Floats, max_epochs: float, floor: Floats):
         self.utility = utility
         self.helpful = (np.asarray(utility.u) > 0) & (np.asarray(utility.share) > 0) & (unique > 0)
         self.u, self.w = np.asarray(utility.u)[self.helpful], np.asarray(utility.share)[self.helpful]
+        self.scale = float(self.u.max(initial=0.0)) or 1.0
+        self.u = self.u / self.scale
         self.unique = unique[self.helpful] / utility.unit
-        self.cap = max_epochs * self.unique
+        self.floor = floor[self.helpful] / utility.unit
+        self.cap = np.maximum(max_epochs * self.unique, self.floor)
 
     def _effective(self, n: Floats) -> tuple[Floats, Floats]:
         """e(n) and its slope."""
@@ -88,7 +91,7 @@ class _Program:
         n = self._first_epoch(price)
         if (self.cap > self.unique).any():
             n = np.where(self.marginal(self.unique) > price, self._later_epochs(price), n)
-        return np.minimum(n, self.cap)
+        return np.clip(n, self.floor, self.cap)
 
     def _first_epoch(self, price: float) -> Floats:
         """phi' inverted: tau w ln(u / price), or w (gamma u / price)^(1 / (1 - gamma)); at most the bin."""
@@ -115,8 +118,10 @@ class _Program:
         """n of the helpful bins and the price; `budget` in units."""
         if self.cap.sum() <= budget:
             return self.cap, 0.0
+        if self.floor.sum() >= budget:
+            return self.floor, float(self.marginal(np.maximum(self.floor, budget * 1e-9)).max())
         cheap, dear = 1e-300, float(self.marginal(np.minimum(self.cap, budget) * 1e-9).max())
-        much, little = self.cap, np.zeros_like(self.cap)
+        much, little = self.cap, self.floor
         for _ in range(200):
             price = float(np.sqrt(cheap) * np.sqrt(dear))
             if not cheap < price < dear:
@@ -131,19 +136,24 @@ class _Program:
         return little + (much - little) * ((budget - little.sum()) / spread if spread > 0 else 0.0), dear
 
 
-def solve(utility: Utility, unique_tokens: ArrayLike, budget: float, max_epochs: float = 1.0) -> Allocation:
+def solve(
+    utility: Utility, unique_tokens: ArrayLike, budget: float, max_epochs: float = 1.0, floor: ArrayLike | None = None
+) -> Allocation:
     """Best tokens per bin for `budget` tokens; `unique_tokens` [K] are what the pool holds in each bin.
 
-    With equal utilities the answer is proportional to `share` as long as no cap binds.
+    With equal utilities the answer is proportional to `share` as long as no cap binds. `floor` [K]: tokens that a bin
+    has been given already, and keeps; those of bins that do not help are part of the budget too.
     """
-    program = _Program(utility, np.asarray(unique_tokens, dtype=np.float64), max_epochs)
-    units = budget / utility.unit
+    unique = np.asarray(unique_tokens, dtype=np.float64)
+    least = np.zeros(len(unique)) if floor is None else np.asarray(floor, dtype=np.float64)
+    program = _Program(utility, unique, max_epochs, least)
+    units = (budget - float(least[~program.helpful].sum())) / utility.unit
     n, price = program.solve(units)
     value = float(program.value(n).sum())
     best = program.demand(price) if price > 0 else program.cap
     dual = price * units + float((program.value(best) - price * best).sum())
-    tokens = np.zeros(len(program.helpful))
+    tokens = np.where(program.helpful, 0.0, least)
     tokens[program.helpful] = n * utility.unit
     gap = max(dual - value, 0.0) / abs(value) if value else 0.0
     unspent = budget - float(tokens.sum()) if price == 0 else 0.0
-    return Allocation(tokens, price, value, gap, max(unspent, 0.0))
+    return Allocation(tokens, price * program.scale, value * program.scale, gap, max(unspent, 0.0))

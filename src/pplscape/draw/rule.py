@@ -35,6 +35,8 @@ class Rule(ABC):
     """The reason of a chunk that is taken, unless `reasons` says another."""
     budget: int
     """Tokens; before `settle` it may still grow by a few chunks."""
+    whole_documents = False
+    """Documents are taken whole, so samples of the pool must be of whole documents."""
 
     @abstractmethod
     def sides(self, rows: Rows) -> tuple[Times, Mask]:

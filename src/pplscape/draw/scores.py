@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pplscape.draw.permanent import bits_of_hashes, hash_documents, uniforms_of_bits
+from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of, uniforms_of_bits
 from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, read_manifest
 from pplscape.schema import REJECTED
@@ -34,7 +34,7 @@ NUMBERS = ("length", "n_tokens", "nll_sum", "source")
 """Those the first pass reads."""
 LARGEST_NLL = 700.0
 """Nats per token above which exp(x) overflows: a failed score, not a chunk."""
-UNIT_ROWS = 1 << 21
+UNIT_ROWS = 1 << 20
 BATCH_ROWS = 1 << 15
 """Rows at once: arrays of this length stay in a core's cache (twice as fast to read as four times as many)."""
 _NONE, _NO_KEYS = np.empty(0, dtype=np.uint64), np.empty(0)
@@ -57,15 +57,17 @@ class Rows:
     """Permanent bits of one seed; empty in the first pass."""
     key: Floats = field(default_factory=lambda: _NO_KEYS)
     """What the text gave each chunk (`draw.keys`); empty where no strategy asks for it."""
+    name: NDArray[np.uint64] = field(default_factory=lambda: _NONE)
+    """`permanent.names_of` of the chunks; empty unless ids are asked for."""
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, at: NDArray[np.intp]) -> Rows:
         """Some of the rows, by position or mask."""
-        doc, bits = (a[at] if len(a) else a for a in (self.doc, self.bits))
+        doc, bits, name = (a[at] if len(a) else a for a in (self.doc, self.bits, self.name))
         key = self.key[at] if len(self.key) else self.key
-        return Rows(self.x[at], self.length[at], self.source[at], self.names, doc, bits, key)
+        return Rows(self.x[at], self.length[at], self.source[at], self.names, doc, bits, key, name)
 
     @cached_property
     def h(self) -> Floats:
@@ -127,6 +129,8 @@ class Scores:
     workers: int = 1
     batch_rows: int = BATCH_ROWS
     keys: Keyed | None = None
+    documents: bool = False
+    """A row is a whole document (see `draw/documents.py`)."""
 
     def keyed(self, keys: Keyed) -> Scores:
         """The same scores, every chunk with its key."""
@@ -180,21 +184,22 @@ class Scores:
         columns = (*NUMBERS, *(("doc_id", "chunk_index") if self.reads_ids else ()))
         for batch, _ in self.batches(unit, columns):
             kept, rows, _ = checked(batch)
-            if self.reads_ids:
-                doc = hash_documents(kept["doc_id"])
-                rows = replace(rows, doc=doc, key=self._keys_of(kept, doc))
-            yield rows
+            yield self._with_ids(rows, kept) if self.reads_ids else rows
 
     def chunks(self, unit: Unit, seed: int) -> Iterator[tuple[pa.RecordBatch, Rows, pa.Table | None]]:
         """Usable rows of a unit with all columns, as arrays with permanent bits, and the rejected (None if none)."""
         for batch, row in self.batches(unit, NEEDED):
             kept, rows, bad = checked(batch)
             rejected = None if bad is None else rejected_rows(batch, bad, unit.file, row)
-            doc = hash_documents(kept["doc_id"])
-            bits, key = bits_of_hashes(seed, doc, kept["chunk_index"].to_numpy()), self._keys_of(kept, doc)
+            rows = self._with_ids(rows, kept)
             if self.keys is not None:
-                kept = pa.record_batch([*kept.columns, pa.array(key)], [*kept.schema.names, KEY])
-            yield kept, replace(rows, doc=doc, bits=bits, key=key), rejected
+                kept = pa.record_batch([*kept.columns, pa.array(rows.key)], [*kept.schema.names, KEY])
+            yield kept, replace(rows, bits=bits_of_hashes(seed, rows.doc, kept["chunk_index"].to_numpy())), rejected
+
+    def _with_ids(self, rows: Rows, kept: pa.RecordBatch) -> Rows:
+        doc = hash_documents(kept["doc_id"])
+        names = names_of(doc, kept["chunk_index"].to_numpy()) if self.reads_ids else _NONE
+        return replace(rows, doc=doc, key=self._keys_of(kept, doc), name=names)
 
     def _keys_of(self, kept: pa.RecordBatch, doc: NDArray[np.uint64]) -> Floats:
         """Keys [n] of usable rows; UserError for a chunk that has none."""
@@ -206,6 +211,16 @@ class Scores:
             name = f"{kept['doc_id'][int(missing[0])]}#{kept['chunk_index'][int(missing[0])]}"
             raise UserError(f"The corpus does not hold the scored chunk {name}; pass the --corpus that was scored.")
         return key
+
+
+def check_whole(scores: Scores) -> None:
+    """UserError if the files hold other rows than the scores' manifest counted: one is missing, or was replaced."""
+    counted = scores.manifest.get("counts", {}).get("out")
+    if counted is not None and counted != scores.rows:
+        raise UserError(
+            f"The score files hold {scores.rows} chunks, their manifest counted {counted}: a file is missing or has "
+            "changed; score again."
+        )
 
 
 def score_files(path: Path) -> list[Path]:

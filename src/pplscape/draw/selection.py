@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pplscape.draw.auto import bins_of, candidate, limits_of, tell
 from pplscape.draw.census import Census
 from pplscape.draw.describe import SCALES, Frame, Limits, Tally, facts, frame_of, samples, scaled, whole_pool
+from pplscape.draw.documents import by_document
 from pplscape.draw.gate import random_seeds
 from pplscape.draw.options import Options
 from pplscape.draw.outlook import Oracle, Outlook, budgets, look
 from pplscape.draw.pool import Draw
 from pplscape.draw.scores import Scores
 from pplscape.draw.strategies import draw
-from pplscape.draw.stream import Taken, carry_out
+from pplscape.draw.stream import Taken, carry_out, carry_out_whole
 from pplscape.errors import UserError
-from pplscape.laws.choose import resampled
-from pplscape.laws.law import Law
 from pplscape.runs import Compositions, RunTable
 from pplscape.statistics import Bins, Floats
+
+if TYPE_CHECKING:  # laws need scipy, half a second that a draw without a law need not wait for
+    from pplscape.laws.law import Law
 
 BINS_WITHOUT_LAW = 10
 ANOTHER_POOL = 0.05
@@ -60,6 +62,11 @@ class Selection:
     options: Options
     judge: Judge
     out: Path | None = None
+    documents: tuple[Scores, Census] | None = None
+    """The same with whole documents as rows, where these are the unit of selection."""
+
+    SCRATCH: ClassVar[str] = "documents"
+    """Folder under `out` for what whole documents need while they are drawn."""
 
     def run(self, strategy: str) -> tuple[dict[str, Any], Taken]:
         """Content of selection.json and the draw it describes."""
@@ -84,6 +91,7 @@ class Selection:
             "used": used,
             "candidate": wanted if strategy == "auto" and wanted != "random" else None,
             "budget": self.budget,
+            "unit": "chunk" if self.documents is None else "document",
             **facts(self.census, self.judge.frame, chosen.tally),
             "target": told.get("target"),
             "draw": {k: v for k, v in told.items() if k != "target"},
@@ -113,10 +121,13 @@ class Selection:
 
     def take(self, strategy: str) -> Taken:
         """The strategy carried out on the files; what another one wrote is replaced."""
-        options = self.told(strategy, self.budget)
-        return carry_out(
-            self.scores, self.census, strategy, self.budget, self.seed, options, self.judge.frame, self.out
-        )
+        options, frame = self.told(strategy, self.budget), self.judge.frame
+        if self.documents is None or self.out is None:
+            return carry_out(self.scores, self.census, strategy, self.budget, self.seed, options, frame, self.out)
+        return carry_out_whole(
+            self.scores, self.census, *self.documents, strategy, self.budget, self.seed, options, frame, self.out,
+            self.out / self.SCRATCH,
+        )  # fmt: skip
 
     def composition(self, tally: Tally) -> Compositions:
         return tally.composition(self.judge.frame, self.judge.has_bins, self.judge.n_params)
@@ -144,14 +155,15 @@ class Selection:
         elif "band_tokens" in taken.draw.facts:
             most = max(0.95 * taken.draw.facts["band_tokens"], self.budget)
         pool = taken.sample
+        units, unit_of = by_document(pool) if self.documents else (pool, np.arange(len(pool)))
         grow = self.census.total / pool.tokens
         found = []
         for budget in budgets(self.budget, int(most)):
             fewer = min(int(budget / grow), int(most / self.census.total * pool.tokens))
-            told = replace(self.told(strategy, fewer, grow), forced=frozenset(), forbidden=frozenset())
-            other = draw(strategy, pool, fewer, self.seed, told)
+            told = replace(self.told(strategy, fewer, grow), forced=frozenset(), forbidden=frozenset(), contained=None)
+            other = draw(strategy, units, fewer, self.seed, told)
             if other.times.any():
-                tally = Tally.of(self.judge.frame, pool.rows(self.seed), other.times)
+                tally = Tally.of(self.judge.frame, pool.rows(self.seed), other.times[unit_of])
                 spent = scaled(self.composition(tally), [grow], copies=False)
                 found.append((spent, grow * _spent(other, tally, fewer)))
         return found
@@ -171,7 +183,12 @@ class Selection:
         if told.get("unspent"):
             found.append(f"{told['unspent']} tokens were left unspent: only harmful bins could fill them.")
         elif not taken.tally.chunks:
-            found.append(f"The budget of {self.budget} tokens is less than one chunk: nothing was selected.")
+            unit = "chunk" if self.documents is None else "document"
+            found.append(f"The budget of {self.budget} tokens is less than one {unit}: nothing was selected.")
+        if told.get("stopped"):
+            found.append(f"Stopped {told['stopped']} tokens below the budget: the distance asked for was reached.")
+        if self.documents is not None and told.get("target"):
+            found.append("The target's mean and spread are those of whole documents' scores, not of their chunks.")
         return found
 
 
@@ -210,6 +227,7 @@ def judge_of(
         frame = frame_of(census, census.make_bins(BINS_WITHOUT_LAW))
         return Judge(None, form, None, frame, False, None, [])
     check_same_scores(law, scores.manifest)
+    check_same_unit(law, census)
     law_bins = bins_of(law) if law.bins and law.bins["edges"] is not None else None
     bins = law_bins or census.make_bins(BINS_WITHOUT_LAW)
     limits: Limits = {s: found for s in SCALES if (found := limits_of(law, s)) is not None}
@@ -246,6 +264,20 @@ def check_same_scores(law: Law, manifest: Mapping[str, Any]) -> None:
             )
 
 
+def check_same_unit(law: Law, census: Census) -> None:
+    """UserError if most chunks lie outside the range (winsor limits) of the pool that the law was fitted on."""
+    limits = limits_of(law, "nll")
+    if limits is None:
+        return
+    inside = (census.x >= limits[0]) & (census.x <= limits[1])
+    if census.count_at[inside].sum() < census.n / 2:
+        low, high = census.limits("nll")
+        raise UserError(
+            f"These scores run from {low:.3g} to {high:.3g}, those the law was fitted on from {limits[0]:.3g} to "
+            f"{limits[1]:.3g} nats/token: another unit or another model's scores; score again, or fit another law."
+        )
+
+
 def _with_bins(runs: RunTable, bins: Bins) -> RunTable:
     if runs.bins_hash is not None and runs.bins_hash != bins.hash:
         raise UserError(f"The runs have bins {runs.bins_hash}, the law {bins.hash}: these are different landscapes.")
@@ -266,6 +298,8 @@ def oracle_of(trusted: Law, entry: Law, chosen: Law, runs: RunTable | None, resa
         return trusted.predict_interval(asked)
 
     def redo(asked: Compositions) -> Floats:
+        from pplscape.laws.choose import resampled
+
         assert runs is not None
         return resampled(runs, forms, asked, resamples, seed, chosen.asked_scale, GATE_RULE).losses
 

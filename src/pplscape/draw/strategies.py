@@ -38,6 +38,10 @@ BY_TEXT = ("unigram", "dsir")
 """They rank chunks by keys that are made of the corpus' text (see `draw/textual.py`)."""
 
 
+NESTED = ("full", "random", "stratified", "low", "mid", "high", "band", "temperature", "unigram", "dsir", "dos")
+"""Strategies that walk one order, whatever the budget."""
+
+
 def strategy_of(name: str, census: Census, budget: int, options: Options) -> Strategy:
     """The strategy of this name; UserError for an unknown one or a budget above the pool."""
     if name not in STRATEGIES:
@@ -45,6 +49,12 @@ def strategy_of(name: str, census: Census, budget: int, options: Options) -> Str
     most = census.total * (options.max_epochs if name == "allocate" else 1)
     if budget > most:
         raise UserError(f"The budget of {budget} tokens is above the {census.total} tokens of the pool.")
+    if options.nested and (name not in NESTED or options.quotas):
+        what = "with quotas" if name in NESTED else f"of strategy {name}"
+        raise UserError(
+            f"Draws {what} at different budgets are not nested by themselves: draw the smaller one first, then pass it "
+            "to the larger with --contains."
+        )
     return in_groups(name, STRATEGIES[name]) if options.grouped else STRATEGIES[name]
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 from pplscape.draw.budget import Wider
 from pplscape.draw.census import Census
 from pplscape.draw.describe import Frame, Tally
-from pplscape.draw.options import Options
+from pplscape.draw.documents import OfDocuments
+from pplscape.draw.options import Contained, Options
+from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.rule import WIDTHS, Rule, Times
 from pplscape.draw.scores import KEY, NEEDED, Rows, Scores, Unit
@@ -81,6 +85,20 @@ def carry_out(
     raise AssertionError("the widest stretch is the whole pool")
 
 
+def carry_out_whole(
+    scores: Scores, census: Census, documents: Scores, census_of_documents: Census, name: str, budget: int, seed: int,
+    options: Options, frame: Frame, out: Path, scratch: Path,
+) -> Taken:  # fmt: skip
+    """`carry_out` with whole documents as the unit: short of the budget by less than one document.
+
+    `documents`: what `documents.write_documents` made of the scores. The drawn documents are written under `scratch`,
+    then one more pass over the scores writes their chunks. What is found is counted in chunks.
+    """
+    drawn = carry_out(documents, census_of_documents, name, budget, seed, options, frame, scratch)
+    parts = sorted((scratch / "selected").glob("part-*.parquet"))
+    return _pass(scores, census, OfDocuments(name, parts, drawn.draw.facts), seed, frame, out)
+
+
 def _pass(scores: Scores, census: Census, rule: Rule, seed: int, frame: Frame, out: Path | None) -> Taken:
     slices = [min(-(-_SLICES * size // census.n), _SLICES) for size in (SAMPLE_CHUNKS, WATCHED_CHUNKS)]
     _clear(out)
@@ -115,12 +133,8 @@ def _draw_unit(
 ) -> _Part:
     """One unit: what is certain is written and summed, the rest handed back."""
     sure, tally = np.zeros(1, dtype=np.int64), Tally.of(frame, _NONE, np.zeros(0, dtype=np.int16))
-    taken: list[pa.Table] = []
+    taken, kept = _Collected(), _Collected()
     bad: list[pa.Table] = []
-    near: list[pa.Table] = []
-    near_in_sample: list[NDArray[np.bool_]] = []
-    sampled: list[pa.Table] = []
-    sample_times: list[Times] = []
     watched: list[NDArray[np.uint64]] = []
     for batch, rows, rejected in scores.chunks(unit, seed):
         times, undecided = rule.sides(rows)
@@ -129,48 +143,68 @@ def _draw_unit(
         sure = sure + rule.totals(rows.take(decided), times[decided])
         tally += Tally.of(frame, rows, times)
         if out is not None:
-            taken.append(selected_rows(batch, rows, times, rule))
+            at = np.flatnonzero(times)
+            reasons = rule.reasons(rows.take(at))
+            taken.add(batch, at, rows.x[at], times[at], pa.repeat(rule.name, len(at)) if reasons is None else reasons)
         slice_of = rows.bits & np.uint64(_SLICES - 1)
-        inside, known = slice_of < slices[0], ~undecided
-        near.append(_some(batch, undecided))
-        near_in_sample.append(inside[undecided])
-        sampled.append(_some(batch, inside & known))
-        sample_times.append(times[inside & known])
+        inside = (_slice_of_documents(rows, seed) if rule.whole_documents else slice_of) < slices[0]
+        at = np.flatnonzero(undecided | inside)
+        kept.add(batch, at, undecided[at], inside[at], times[at])
         watched.append(rows.bits[slice_of < slices[1]])
         if rejected is not None:
             bad.append(rejected)
     if out is not None:
-        table = pa.concat_tables(taken) if taken else SELECTED.empty_table()
-        if len(table):
-            _write(table, out / "selected" / f"part-{unit.number:05d}.parquet")
+        written = taken.table(SELECTED, ("nll", "repeats", "reason"))
+        if len(written):
+            _write(written, out / "selected" / f"part-{unit.number:05d}.parquet")
         if bad:
             _write(pa.concat_tables(bad), out / "rejected" / f"part-{unit.number:05d}.parquet")
-    reasons = Counter(r for table in bad for r in table["reason"].to_pylist())
+    lost = Counter(r for of_batch in bad for r in of_batch["reason"].to_pylist())
+    table = kept.table(_NEEDED if scores.keys is None else _NEEDED.append(pa.field(KEY, pa.float64())))
+    near, inside, times = kept.arrays() or (np.zeros(0, np.bool_), np.zeros(0, np.bool_), np.zeros(0, np.int16))
     return _Part(
-        sure, tally, pa.concat_tables(near), np.concatenate(near_in_sample), pa.concat_tables(sampled),
-        np.concatenate(sample_times), reasons, np.concatenate(watched),
+        sure, tally, _rows(table, near), inside[near], _rows(table, inside & ~near), times[inside & ~near], lost,
+        np.concatenate(watched),
     )  # fmt: skip
 
 
+def _slice_of_documents(rows: Rows, seed: int) -> NDArray[np.uint64]:
+    return bits_of_hashes(seed, rows.doc, np.zeros(len(rows), dtype=np.int64)) & np.uint64(_SLICES - 1)
+
+
 _NONE = Rows(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64), ())
+_NEEDED = pa.schema([SCORES.field(name) for name in NEEDED])
 
 
-def _some(batch: pa.RecordBatch, mask: NDArray[np.bool_]) -> pa.Table:
-    """Rows of a batch as a table of their own, so that the batch can be forgotten."""
-    names = [*NEEDED, KEY] if KEY in batch.schema.names else list(NEEDED)
-    some = batch.select(names).take(pa.array(np.flatnonzero(mask)))
-    return pa.table({n: some[n] if n == KEY else some[n].cast(SCORES.field(n).type) for n in names})
+class _Collected:
+    """Some rows of every batch, copied so that the batch can be forgotten; one table of them at the end."""
+
+    def __init__(self) -> None:
+        self.batches: list[pa.RecordBatch] = []
+        self.columns: list[tuple[Any, ...]] = []
+
+    def add(self, batch: pa.RecordBatch, at: NDArray[np.intp], *columns: Any) -> None:
+        """Rows `at` [m], and values [m] of columns that belong to them."""
+        if len(at):
+            self.batches.append(batch.take(pa.array(at)))
+            self.columns.append(columns)
+
+    def table(self, schema: pa.Schema, names: Sequence[str] = ()) -> pa.Table:
+        """The rows as `schema`; `names` are the added columns."""
+        if not self.batches:
+            return schema.empty_table()
+        table = pa.Table.from_batches(self.batches)
+        added = {name: pa.chunked_array([pa.array(c[i]) for c in self.columns]) for i, name in enumerate(names)}
+        columns = [(added[f.name] if f.name in added else table[f.name]).cast(f.type) for f in schema]
+        return pa.table(columns, schema=schema)
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """The added columns, each as one array."""
+        return [np.concatenate(c) for c in zip(*self.columns, strict=True)]
 
 
-def selected_rows(batch: pa.RecordBatch, rows: Rows, times: Times, rule: Rule) -> pa.Table:
-    """The taken rows of a batch as schema.SELECTED."""
-    at = np.flatnonzero(times)
-    some, reasons = batch.take(pa.array(at)), rule.reasons(rows.take(at))
-    reasons = pa.repeat(rule.name, len(at)) if reasons is None else reasons
-    columns = {"nll": pa.array(rows.x[at]), "repeats": pa.array(times[at]), "reason": reasons}
-    return pa.table(
-        [(columns[f.name] if f.name in columns else some[f.name]).cast(f.type) for f in SELECTED], schema=SELECTED
-    )
+def _rows(table: pa.Table, mask: NDArray[np.bool_]) -> pa.Table:
+    return table.filter(pa.array(mask))
 
 
 def _write(table: pa.Table, path: Path) -> None:
@@ -193,6 +227,11 @@ def _refuse_doubles(scores: Scores, bits: NDArray[np.uint64], seed: int) -> None
         return
     found = Counter(name for names in scores.map(_named, twice, seed) for name in names)
     doubles = sorted(name for name, n in found.items() if n > 1)
+    if doubles and scores.documents:
+        raise UserError(
+            f"The chunks of document {doubles[0].rpartition('#')[0]!r} do not stand together in the scores, as whole "
+            "documents need them to: sort the scores by doc_id and chunk_index."
+        )
     if doubles:
         raise UserError(
             f"At least {len(doubles)} chunks occur twice in the scores, the first is {doubles[0]} "
@@ -207,6 +246,28 @@ def _named(scores: Scores, unit: Unit, bits: NDArray[np.uint64], seed: int) -> l
         some = batch.filter(pa.array(np.isin(rows.bits, bits)))
         found += [f"{d}#{i}" for d, i in zip(some["doc_id"].to_pylist(), some["chunk_index"].to_pylist(), strict=True)]
     return found
+
+
+def read_contained(folder: Path, whole_documents: bool) -> Contained:
+    """The chunks of a finished selection folder, or with `whole_documents` its documents, to be taken again.
+
+    UserError if it is not one. In memory: 10 bytes a chunk.
+    """
+    files = sorted((folder / "selected").glob("part-*.parquet"))
+    if not files:
+        raise UserError(f"{folder} is not a selection: it holds no selected/part-*.parquet.")
+    names, times = [], []
+    for file in files:
+        table = pq.read_table(file, columns=["doc_id", "chunk_index", "repeats"])
+        for batch in table.to_batches():
+            index = batch["chunk_index"].to_numpy()
+            names.append(names_of(hash_documents(batch["doc_id"]), np.zeros_like(index) if whole_documents else index))
+            times.append(batch["repeats"].to_numpy())
+    every, often = np.concatenate(names), np.concatenate(times)
+    order = np.lexsort((often, every))
+    every, often = every[order], often[order]
+    last = np.append(every[1:] != every[:-1], len(every) > 0)[: len(every)]  # the most often of each
+    return Contained(every[last], often[last])
 
 
 def read_selected(folder: Path) -> pa.Table:

@@ -48,14 +48,15 @@ class Random(Rule):
     name = "random"
 
     def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
-        self.budget, self.seed = budget, seed
+        self.budget, self.seed, self.nested = budget, seed, options.nested
         self.low, self.high = interval(budget / census.total, census, census.n, width)
 
     def sides(self, rows: Rows) -> tuple[Times, Mask]:
         return (rows.h < self.low).astype(np.int16), (rows.h >= self.low) & (rows.h < self.high)
 
     def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
-        rows = fill(near.order(self.seed), near.length, self.budget - int(sure[0]), self.high >= 1)
+        left = self.budget - int(sure[0])
+        rows = fill(near.order(self.seed), near.length, left, self.high >= 1, self.nested)
         return Draw.of_rows(near, rows, self.name)
 
 
@@ -69,7 +70,7 @@ class Stratified(Rule):
     name = "stratified"
 
     def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
-        self.budget, self.seed = budget, seed
+        self.budget, self.seed, self.nested = budget, seed, options.nested
         self.bins, self.names = census.make_bins(STRATA), tuple(census.source_tokens)
         share, n = budget / census.total, census.strata(self.bins)
         self.low, self.high = np.array([interval(share, census, k, width) for k in n]).T
@@ -103,7 +104,7 @@ class Stratified(Rule):
         position = (taken[label][of] + before - before[first][of] + shift[of] * length) / total[of]
         walk = np.argsort(position, kind="stable")
         budget = self.budget - int(taken.sum())
-        found = fill(order[walk], near.length, budget, not left.any())
+        found = fill(order[walk], near.length, budget, not left.any(), self.nested)
         if len(walk):  # the walk may not leave the undecided stretch of any stratum
             k = int(np.searchsorted(np.cumsum(length[walk]), budget, side="right"))
             start, end = position[walk[np.minimum([k, k + REACH - 1], len(walk) - 1)]]
@@ -116,6 +117,7 @@ class GumbelTop(Rule):
     """Without replacement with weights exp(level): Gumbel top-k on the permanent uniforms."""
 
     seed: int
+    nested = False
     low: float
     high: float
     """Where the threshold on the key may lie."""
@@ -147,7 +149,8 @@ class GumbelTop(Rule):
 
     def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
         key = self.level(near) - np.log(-np.log(near.uniforms(self.seed)))
-        rows = fill(np.argsort(-key, kind="stable"), near.length, self.budget - int(sure[0]), not np.isfinite(self.low))
+        whole = not np.isfinite(self.low)
+        rows = fill(np.argsort(-key, kind="stable"), near.length, self.budget - int(sure[0]), whole, self.nested)
         return Draw.of_rows(near, rows, self.name, self.facts())
 
     def facts(self) -> dict[str, Any]:
@@ -166,7 +169,7 @@ class Temperature(GumbelTop):
     def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
         if options.temperature == 0:
             raise UserError("The temperature must not be 0: use strategy high or low.")
-        self.budget, self.seed, self.temperature = budget, seed, options.temperature
+        self.budget, self.seed, self.temperature, self.nested = budget, seed, options.temperature, options.nested
         self.limits = census.limits("nll")
         shape = census.moments("nll", self.limits)
         self.mean, self.scale = shape.mean, (shape.std or 1.0) * self.temperature

@@ -9,8 +9,7 @@ from typing import Any
 import yaml
 
 from pplscape import __version__
-from pplscape.reporting.markdown import table
-from pplscape.reporting.words import NATS, number, percent, with_interval
+from pplscape.reporting.words import NATS, number, percent, table, with_interval
 
 Facts = Mapping[str, Any]
 LICENCE = "inherits-from-the-sources"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from pplscape.reporting.about_data import prediction_rows
 from pplscape.reporting.about_outcome import strategy_rows
 from pplscape.reporting.folder import Facts, RunFolder
 from pplscape.reporting.verdict import verdict_of
-from pplscape.reporting.words import number, percent, seconds
+from pplscape.reporting.words import number, percent, seconds, table
 
 ARMS = (
     "strategy",
@@ -48,11 +46,6 @@ def markdown(run: RunFolder) -> str:
         ]
     parts += ["## Time", table(("stage", "seconds"), _times(run))]
     return "\n\n".join(parts) + "\n"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)
 
 
 def _base(comparison: Facts) -> tuple[str, ...]:

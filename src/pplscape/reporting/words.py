@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NOTHING = "–"
@@ -98,3 +98,9 @@ def listed(items: Sequence[str], most: int = 4) -> str:
 def visible(text: str) -> str:
     """Corpus text with control characters (which HTML forbids) replaced by U+FFFD."""
     return text.translate(_CONTROL).encode("utf-8", "replace").decode()
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)

@@ -17,10 +17,11 @@ from pplscape.errors import UserError
 from pplscape.formats import formats_of
 from pplscape.formats.card import Card
 from pplscape.formats.content import ContentSum, Format, Row, Shard, id_dtype, text_sum, token_sum
-from pplscape.formats.source import Source, Unit, selected_files
+from pplscape.formats.source import Source, Unit
 from pplscape.formats.trainers import TrainingRun, configurations
 from pplscape.manifest import StageFolder, read_json
 from pplscape.progress import Progress
+from pplscape.text.chosen import selected_files
 from pplscape.text.prepared import Prepared
 from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
 from pplscape.training.schedule import Recipe

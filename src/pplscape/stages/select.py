@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pplscape.draw.auto import challenger
 from pplscape.draw.budget import parse_budget
 from pplscape.draw.census import Census, take_census
+from pplscape.draw.documents import write_documents
 from pplscape.draw.options import Options, Target
-from pplscape.draw.scores import Scores
+from pplscape.draw.replay import draw_replay, replay_tokens
+from pplscape.draw.scores import Scores, check_whole
 from pplscape.draw.selection import Selection, edges_of, judge_of
 from pplscape.draw.strategies import BY_TEXT, STRATEGIES
-from pplscape.draw.stream import Taken, read_selected
+from pplscape.draw.stream import Taken, read_contained
 from pplscape.draw.textual import FOLDER as TEXT_FOLDER
 from pplscape.draw.textual import keys_for
 from pplscape.errors import UserError
-from pplscape.laws.forms import get_form
-from pplscape.laws.law import Law
 from pplscape.manifest import StageFolder
-from pplscape.stages.fit import Tables, read_runs, tables_of
+from pplscape.reporting.selection_summary import summary
 from pplscape.statistics import Scale
 from pplscape.text.cutback import write_subset
 from pplscape.text.inputs import content_keys, resolve_inputs
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns
 
-VERSION = 5
+if TYPE_CHECKING:
+    from pplscape.laws.law import Law
+    from pplscape.runs import RunTable
+    from pplscape.stages.fit import Tables
+
+VERSION = 6
+EXPORT = "export"
+"""Folder of an export that is made at once; a stage folder of its own."""
 
 
 def select(
@@ -40,18 +48,29 @@ def select(
     law: Path | str | None = None, form: str | None = None, runs: Tables | None = None,
     columns: Mapping[str, str] | None = None, target_mean: float | None = None, target_std: float | None = None,
     scale: Scale = "ppl", band: tuple[float, float] | None = None, temperature: float = 1.0, max_epochs: float = 1.0,
-    corpus: Path | str | None = None, text_columns: Columns | None = None, resamples: int = 200, seed: int = 0,
-    quotas: Mapping[str, float] | None = None, forced: Sequence[str] = (), forbidden: Sequence[str] = (),
-    model: str | None = None, target: Sequence[str] = (), workers: int | None = None, overwrite: bool = False,
+    dos_spread: Literal["var", "std"] = "var", dos_weights: tuple[float, float] | None = None,
+    dos_stop: float | None = None, whole_documents: bool = False, nested: bool = False,
+    contains: Path | str | None = None, quotas: Mapping[str, float] | None = None, forced: Sequence[str] = (),
+    forbidden: Sequence[str] = (), replay: Path | str | None = None, replay_share: float = 0.0,
+    corpus: Path | str | None = None, text_columns: Columns | None = None, model: str | None = None,
+    target: Sequence[str] = (), formats: Sequence[str] = (), resamples: int = 200, seed: int = 0,
+    workers: int | None = None, overwrite: bool = False,
 ) -> Path:  # fmt: skip
-    """Write OUT/selection.json, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus` OUT/subset/.
+    """Write OUT/selection.json, OUT/summary.md, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus`
+    OUT/subset/.
 
     `budget`: tokens (`2000000`, `2e6`, `2M`) or a share of the pool (`10%`); only `full` needs none. `law`: law.json;
     `form`: use that entry of it. `runs`, `columns`: the pilots, one table or several, for the gate and paired
     intervals. Targets are on `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to
     cut the text back.
+    `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
+    `whole_documents`: take documents whole or not at all. `nested`: a larger budget holds what a smaller one took, for
+    strategies that follow one order; `contains`: an earlier selection whose chunks are taken again, for all.
     `quotas`: share of the budget by source; `forced`, `forbidden`: ids of documents taken whole, or never.
+    `replay`: a prepared folder of general text, of which OUT/replay/ gets so many random chunks that they are
+    `replay_share` of all that is trained; the budget counts domain tokens only.
     `model`, `target`: for strategies that look at text, see `draw.textual.keys_for`; they need `corpus`.
+    `formats`: what `export` then writes from `corpus` to OUT/export/; token formats need `model`.
     `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate. `workers`: threads that read
     score files, by default one a core; they change nothing but the time. Scores are streamed: memory does not grow with
     the pool, except for `dos`.
@@ -59,21 +78,27 @@ def select(
     options = Options(
         scale=scale, target=None if target_mean is None else Target(target_mean, target_std), band=band,
         temperature=temperature, max_epochs=max_epochs, quotas=dict(quotas or {}), forced=frozenset(forced),
-        forbidden=frozenset(forbidden),
+        forbidden=frozenset(forbidden), nested=nested, spread=dos_spread, weights=dos_weights, stop=dos_stop,
     )  # fmt: skip
     _check_names(strategy, form, law, target_mean, target_std, scale)
-    given = {"scores": scores, "law": law, "corpus": corpus}
-    tables = {} if runs is None else tables_of(runs)
+    if (replay is None) != (replay_share == 0):
+        raise UserError("--replay names the general text and --replay-share how much of it: give both or neither.")
+    exporting = _exporting(formats, corpus, model)
+    given = {"scores": scores, "law": law, "corpus": corpus, "contains": contains, "replay": replay}
+    tables = _tables(runs)
     inputs: dict[str, Path | str] = {k: _existing(k, Path(v)) for k, v in given.items() if v is not None}
     inputs |= tables
     config = {
         "strategy": strategy, "budget": str(budget), "form": form, "scale": scale, "band": band, "resamples": resamples,
         "target": asdict(options.target) if options.target else None, "temperature": temperature,
-        "max_epochs": max_epochs, "columns": dict(columns or {}),
+        "max_epochs": max_epochs, "columns": dict(columns or {}), "dos": [dos_spread, dos_weights, dos_stop],
         "text_columns": asdict(text_columns) if text_columns else None, "quotas": dict(options.quotas),
-        "forced": sorted(options.forced), "forbidden": sorted(options.forbidden),
+        "forced": sorted(options.forced), "forbidden": sorted(options.forbidden), "nested": nested,
+        "whole_documents": whole_documents, "replay_share": replay_share,
     }  # fmt: skip
     if strategy in BY_TEXT:
+        if whole_documents:
+            raise UserError(f"Strategy {strategy} ranks chunks by their text; it cannot take whole documents.")
         if corpus is None:
             raise UserError(f"Strategy {strategy} reads the text: pass --corpus, the prepared folder that was scored.")
         files = resolve_inputs(target) if target else []
@@ -82,10 +107,15 @@ def select(
         Path(out), stage="select", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
         if not folder.finished:
-            if form and ".py:" in form:
-                get_form(form)  # asked for by name: a user's own file may be run
-            table, fitted = Scores.read(scores, workers), Law.from_json(Path(law)) if law else None
-            if options.forced or options.forbidden:
+            fitted, pilots = _law_and_pilots(law, form, tables, columns)
+            table = Scores.read(scores, workers)
+            check_whole(table)
+            prepared = None if corpus is None else Prepared(Path(corpus))
+            if prepared is not None:
+                _check_corpus(table, folder.inputs["corpus"], Path(corpus or ""))
+            if contains is not None:
+                options = replace(options, contained=read_contained(Path(contains), whole_documents))
+            if options.grouped:
                 table = replace(table, reads_ids=True)
             seen: dict[str, Any] | None = None
             if strategy in BY_TEXT:
@@ -93,17 +123,96 @@ def select(
                 table = table.keyed(keys)
             census = take_census(table, edges_of(fitted))
             tokens = _budget_of(census, strategy, budget, max_epochs)
-            pilots = read_runs(list(tables.values()), dict(columns or {})) if tables and fitted else None
             if strategy == "auto" and fitted and not form:
                 form = challenger(fitted).form
             judge = judge_of(table, census, fitted, pilots, form, resamples, seed)
-            selection = Selection(table, census, tokens, seed, options, judge, folder.partial)
+            documents = _documents(table, edges_of(fitted), folder) if whole_documents else None
+            selection = Selection(table, census, tokens, seed, options, judge, folder.partial, documents)
             content, taken = selection.run(strategy)
+            shutil.rmtree(folder.partial / Selection.SCRATCH, ignore_errors=True)
             if seen is not None:
                 content["draw"] |= {"text": seen}
                 shutil.rmtree(folder.partial / TEXT_FOLDER)
-            _finish(folder, content, taken, corpus, text_columns)
+            if replay is not None:
+                content["replay"] = _write_replay(folder, Path(replay), content["tokens"], replay_share, seed, corpus)
+            _finish(folder, content, taken, prepared, text_columns)
+    exporting(Path(out), overwrite)
     return Path(out)
+
+
+def _exporting(formats: Sequence[str], corpus: Path | str | None, model: str | None) -> Callable[[Path, bool], None]:
+    """What exports the finished folder; nothing without formats. UserError, before any work, for unknown ones."""
+    if not formats:
+        return lambda out, overwrite: None
+    if corpus is None:
+        raise UserError("An export writes text or its token ids: pass the prepared folder as --corpus.")
+    from pplscape.formats import formats_of
+    from pplscape.stages.export import export
+
+    needing = [f.name for f in formats_of(list(formats)) if f.has_tokens]
+    if needing and model is None:
+        raise UserError(f"{', '.join(needing)} hold token ids: pass --model, whose tokenizer makes them.")
+
+    def write(out: Path, overwrite: bool) -> None:
+        export(out, corpus=corpus, out=out / EXPORT, formats=formats, model=model, overwrite=overwrite)
+
+    return write
+
+
+def _documents(table: Scores, edges: tuple[float, ...], folder: StageFolder) -> tuple[Scores, Census]:
+    documents = write_documents(table, folder.partial / Selection.SCRATCH)
+    return documents, take_census(documents, edges)
+
+
+def _check_corpus(table: Scores, prepared: str, corpus: Path) -> None:
+    """UserError if the scores were made of another prepared corpus than that with this fingerprint."""
+    scored = table.manifest.get("inputs", {}).get("prepared")
+    if scored is not None and scored != prepared:
+        raise UserError(
+            f"{corpus} is not the corpus these scores were made of, or has been prepared again since: "
+            "pass the prepared folder that was scored, or score it again."
+        )
+
+
+def _write_replay(
+    folder: StageFolder, general: Path, tokens: int, share: float, seed: int, corpus: Path | str | None
+) -> dict[str, Any]:
+    """OUT/replay/selected/ and, where text is cut back at all, OUT/replay/subset/; what selection.json says of it."""
+    prepared = Prepared(general)
+    wanted = replay_tokens(tokens, share)
+    table, held = draw_replay(prepared, wanted, seed)
+    folder.write_table("replay/selected/part-00000.parquet", table)
+    found = {
+        "share": share, "budget": wanted, "tokens": int(pc.sum(table["length"]).as_py() or 0), "n_chunks": len(table),
+        "pool_tokens": held,
+    }  # fmt: skip
+    if corpus is None:
+        return found
+    return {**found, "subset": write_subset(prepared, folder.partial / "replay", folder.partial / "replay/subset")}
+
+
+def _tables(runs: Tables | None) -> dict[str, Path]:
+    if runs is None:
+        return {}
+    from pplscape.stages.fit import tables_of
+
+    return tables_of(runs)
+
+
+def _law_and_pilots(
+    law: Path | str | None, form: str | None, tables: Mapping[str, Path], columns: Mapping[str, str] | None
+) -> tuple[Law | None, RunTable | None]:
+    """Both as read, None where not given; laws are imported here, because a draw without one needs none of them."""
+    if law is None:
+        return None, None
+    from pplscape.laws.forms import get_form
+    from pplscape.laws.law import Law
+    from pplscape.laws.read import read_runs
+
+    if form and ".py:" in form:
+        get_form(form)  # asked for by name: a user's own file may be run
+    pilots = read_runs(list(tables.values()), dict(columns or {})) if tables else None
+    return Law.from_json(Path(law)), pilots
 
 
 def _check_names(
@@ -141,13 +250,12 @@ def _budget_of(census: Census, strategy: str, budget: str | float | None, max_ep
 
 
 def _finish(
-    folder: StageFolder, content: dict[str, Any], taken: Taken, corpus: Path | str | None,
-    text_columns: Columns | None,
-) -> None:  # fmt: skip
-    if corpus is not None:
-        selected = read_selected(folder.partial)
-        content = _with_text(folder, Prepared(Path(corpus)), selected, content, text_columns)
+    folder: StageFolder, content: dict[str, Any], taken: Taken, prepared: Prepared | None, text_columns: Columns | None
+) -> None:
+    if prepared is not None:
+        content = _with_text(folder, prepared, content, text_columns)
     folder.write_json("selection.json", content)
+    folder.write_text("summary.md", summary(content))
     chunks, out = content["pool_chunks"], taken.tally.unique_chunks
     folder.finish(
         {
@@ -162,10 +270,17 @@ def _finish(
 
 
 def _with_text(
-    folder: StageFolder, prepared: Prepared, selected: pa.Table, content: dict[str, Any], columns: Columns | None
+    folder: StageFolder, prepared: Prepared, content: dict[str, Any], columns: Columns | None
 ) -> dict[str, Any]:
-    """Write subset/ and give the samples their text."""
-    subset = write_subset(prepared, selected, folder.partial / "subset", columns)
+    """Write subset/ and give the samples their text. UserError if what is written is not what was selected."""
+    if not content["n_chunks"]:
+        return content
+    subset = write_subset(prepared, folder.partial, folder.partial / "subset", columns)
+    if subset["tokens"] != content["tokens"]:
+        raise UserError(
+            f"{subset['tokens']} tokens were cut back of {content['tokens']} selected: {folder.partial}/selected has "
+            "changed meanwhile; select again."
+        )
     rows = content["samples"]
     spans = pa.table({k: [r[k] for r in rows] for k in ("doc_id", "chunk_index", "char_start", "char_end")})
     texts = prepared.texts("pool", spans) if rows else []

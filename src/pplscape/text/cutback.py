@@ -16,6 +16,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ import pyarrow as pa
 
 from pplscape.errors import UserError
 from pplscape.manifest import cannot_write, write_atomic
+from pplscape.text.chosen import Chosen, selected_files
 from pplscape.text.inputs import Form, form_of, location, name_of, open_input
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns, dataset_rows, decode, get_path, parse_line
@@ -57,53 +59,56 @@ class Wanted:
     row: int
     text: str
     pieces: list[Piece]
+    tokens: int
+    """Of the selected chunks, repeats counted."""
 
     def is_whole(self, piece: Piece) -> bool:
         return piece.start == 0 and piece.end == len(self.text)
 
 
-def write_subset(
-    prepared: Prepared, selected: pa.Table, folder: Path, columns: Columns | None = None
-) -> dict[str, Any]:
-    """Write the selected chunks (schema.SELECTED, chunks of the pool) under `folder`; counts per file.
+def write_subset(prepared: Prepared, selection: Path, folder: Path, columns: Columns | None = None) -> dict[str, Any]:
+    """Write the chunks of selection/selected/ (schema.SELECTED, chunks of the pool) under `folder`; counts per file.
 
-    `columns`: those the corpus was prepared with, unless given. Streams over documents and files.
+    `columns`: those the corpus was prepared with, unless given. Streams over documents and files (`text.chosen`); what
+    that spools is written beside `folder` and removed.
     UserError if an input file has changed since `prepare`, or cannot be read.
     """
-    columns = columns or Columns(**prepared.facts["columns"])
+    columns, folder = columns or Columns(**prepared.facts["columns"]), Path(folder)
     limit = prepared.facts.get("max_row_bytes", MAX_ROW_BYTES)
+    spool = folder.with_name(folder.name + ".spool")
+    chosen = Chosen(selected_files(selection), prepared, spool)
     files: dict[str, dict[str, int]] = {}
-    for path, group in groupby(_wanted(prepared, selected), key=lambda w: w.path):
+    for path, group in groupby(_wanted(chosen), key=lambda w: w.path):
         counted = _Counted(group)
-        name = _write_file(path, counted, Path(folder), columns, limit)
-        files[name] = {"documents": counted.documents, "rows": counted.rows}
-    return {"files": files, "documents": sum(f["documents"] for f in files.values()), "rows": _rows_of(files)}
-
-
-def _rows_of(files: Mapping[str, Mapping[str, int]]) -> int:
-    return sum(f["rows"] for f in files.values())
+        name = _write_file(path, counted, folder, columns, limit)
+        files[name] = {"documents": counted.documents, "rows": counted.rows, "tokens": counted.tokens}
+    totals = {word: sum(f[word] for f in files.values()) for word in ("documents", "rows", "tokens")}
+    del chosen
+    shutil.rmtree(spool)
+    return {"files": files, **totals}
 
 
 class _Counted:
     """Passes wanted rows on and counts documents and the rows written for them."""
 
     def __init__(self, wanted: Iterator[Wanted]):
-        self._wanted, self.documents, self.rows = wanted, 0, 0
+        self._wanted, self.documents, self.rows, self.tokens = wanted, 0, 0, 0
 
     def __iter__(self) -> Iterator[Wanted]:
         for w in self._wanted:
             self.documents += 1
             self.rows += len(w.pieces)
+            self.tokens += w.tokens
             yield w
 
 
-def pieces_of(chunks: Sequence[tuple[int, int, int, int]]) -> list[Piece]:
-    """Runs of adjacent chunks (chunk_index, start, end, repeats); copy r joins the chunks with at least r repeats."""
+def pieces_of(chunks: Sequence[tuple[int, ...]]) -> list[Piece]:
+    """Runs of adjacent chunks (chunk_index, start, end, repeats, ...); copy r joins those with r repeats or more."""
     pieces: list[Piece] = []
     ordered = sorted(chunks)
     for r in range(1, max(c[3] for c in ordered) + 1):
         runs: list[list[int]] = []
-        for index, start, end, repeats in ordered:
+        for index, start, end, repeats, *_ in ordered:
             if repeats < r:
                 continue
             if runs and runs[-1][1] == start:
@@ -114,26 +119,19 @@ def pieces_of(chunks: Sequence[tuple[int, int, int, int]]) -> list[Piece]:
     return pieces
 
 
-def _wanted(prepared: Prepared, selected: pa.Table) -> Iterator[Wanted]:
+def _wanted(chosen: Chosen) -> Iterator[Wanted]:
     """Selected rows in corpus order, which is the order of files and rows."""
-    chosen: dict[str, list[tuple[int, int, int, int]]] = {}
-    columns = (selected[c].to_pylist() for c in ("doc_id", "chunk_index", "char_start", "char_end", "repeats"))
-    for doc_id, *chunk in zip(*columns, strict=True):
-        if chunk[3] > 0:
-            chosen.setdefault(doc_id, []).append(tuple(chunk))
-    for k in prepared.parts("pool"):
-        doc_ids = prepared.documents("pool", k, ["doc_id"])["doc_id"].to_pylist()
-        here = [i for i, d in enumerate(doc_ids) if d in chosen]
-        if not here:
+    for at, k in enumerate(chosen.parts):
+        spans = chosen.of(at)
+        if not spans:
             continue
-        table = prepared.documents("pool", k, ["path", "row", "text"]).take(pa.array(here))
-        for i, row in zip(here, range(table.num_rows), strict=True):
+        doc_ids = chosen.prepared.documents("pool", k, ["doc_id"])["doc_id"].to_pylist()
+        here = [i for i, d in enumerate(doc_ids) if d in spans]
+        table = chosen.prepared.documents("pool", k, ["path", "row", "text"]).take(pa.array(here))
+        for row, i in enumerate(here):
             path, number, text = (table[c][row].as_py() for c in ("path", "row", "text"))
-            yield Wanted(path, number, text, pieces_of(chosen.pop(doc_ids[i])))
-    if chosen:
-        raise UserError(
-            f"{prepared.path} has no document {next(iter(chosen))!r} in its pool: select from its own scores."
-        )
+            of = spans[doc_ids[i]]
+            yield Wanted(path, number, text, pieces_of(of), sum(s.length * s.repeats for s in of))
 
 
 def _write_file(path: str, wanted: _Counted, folder: Path, columns: Columns, limit: int) -> str:

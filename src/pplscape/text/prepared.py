@@ -14,6 +14,7 @@ from pplscape.errors import UserError
 from pplscape.manifest import fingerprint, read_manifest
 from pplscape.schema import CHUNKS
 from pplscape.text.context import Encode, Ids, left_contexts
+from pplscape.text.index import DocumentIndex
 from pplscape.text.split import SPLITS
 
 
@@ -88,14 +89,12 @@ class Prepared:
 
         UserError if a document is not in the split.
         """
-        part = self._part_of[split] if split in self._part_of else self._index(split)
         doc_ids = chunks["doc_id"].to_pylist()
-        unknown = next((d for d in doc_ids if d not in part), None)
-        if unknown is not None:
-            raise UserError(f"{self.path} has no document {unknown!r} in its {split} split.")
         rows: dict[int, list[int]] = {}
-        for i, doc_id in enumerate(doc_ids):
-            rows.setdefault(part[doc_id], []).append(i)
+        for i, at in enumerate(self.index(split).locate(doc_ids).tolist()):
+            if at < 0:
+                raise UserError(f"{self.path} has no document {doc_ids[i]!r} in its {split} split.")
+            rows.setdefault(self.parts(split)[at], []).append(i)
         texts = [""] * len(doc_ids)
         for k, wanted in sorted(rows.items()):
             for i, text in zip(wanted, self._slice(split, k, chunks.take(pa.array(wanted))), strict=True):
@@ -103,14 +102,15 @@ class Prepared:
         return texts
 
     @cached_property
-    def _part_of(self) -> dict[str, dict[str, int]]:
+    def _indices(self) -> dict[str, DocumentIndex]:
         return {}
 
-    def _index(self, split: str) -> dict[str, int]:
-        """doc_id -> part, read once."""
-        found = {d: k for k in self.parts(split) for d in self.documents(split, k, ["doc_id"])["doc_id"].to_pylist()}
-        self._part_of[split] = found
-        return found
+    def index(self, split: str) -> DocumentIndex:
+        """Which of `parts` holds a document, read once."""
+        if split not in self._indices:
+            ids = (self.documents(split, k, ["doc_id"])["doc_id"].to_pylist() for k in self.parts(split))
+            self._indices[split] = DocumentIndex(ids)
+        return self._indices[split]
 
     def _slice(self, split: str, k: int, chunks: pa.Table) -> list[str]:
         documents = self.documents(split, k, ["doc_id", "text"])
