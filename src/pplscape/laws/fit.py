@@ -215,7 +215,8 @@ def _fit_batch(
         fixed = np.zeros(len(weight)) if strength is None else strength
         theta, value = _solve(problem_of(setting, log_loss, weight, fixed, centre), starts, care)
         return theta, value, fixed
-    thetas, values, errors = [], [], []
+    thetas: list[Floats] = []
+    values, errors = [], []
     for candidate in penalty.strengths:
         problem = problem_of(setting, log_loss, weight, np.full(len(weight), candidate))
         before = [theta[:, None] for theta in thetas[-1:]]  # the last strength's fit: closer than any start
