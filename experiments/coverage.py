@@ -169,9 +169,10 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     lines += [
         "Pilots of a known law (E 2.2 nats; sizes 64 k, 181 k, 512 k tokens; three random trunks, the others tilted),",
         "fitted with the true form. *mean*: share of true losses inside, over all pilots' compositions and sizes and",
-        "random at 1x and 4x the largest; *sets*: simulated data sets; *lowest to highest*: of single compositions (two",
-        "standard errors are 2.7 points of 500 data sets, 4.2 of 200); *4x*: random at four times the largest size; *new",
-        "run*: of losses measured anew. An interval labelled unidentified counts as holding the truth only if it does.",
+        "random at 1x and 4x the largest; *sets*: simulated data sets; *lowest to highest*: of single compositions",
+        "(two standard errors are 2.7 points of 500 data sets, 4.2 of 200); *4x*: random at four times the largest",
+        "size; *new run*: of losses measured anew. An interval labelled unidentified counts as holding the truth only",
+        "if it does.",
         "Half widths, noise: nats/token.",
         "Limits: means within 3 points of 90 %, no composition off by more than 5, E and the exponent within 5.",
         "",
