@@ -40,17 +40,42 @@ CASES = (
     ("extended", "extended"),
     ("quadratic", "quadratic"),
     ("utility", "utility"),
+    ("monotone", "monotone"),
+    ("power", "utility:power"),
+    ("chinchilla", "chinchilla"),
+    ("flat-0.12", "d-only:anchored"),
+    ("flat-1", "d-only:anchored"),
 )
+"""World and form; `flat-0.12` is the flat world with another exponent."""
 TRUNKS, NOISES, LEVEL = (8, 16, 32), (0.003, 0.01), 0.9
 EXPONENTS = {"aD": 0.3, "beta": 0.35}
 FLOOR = 2.2
+UNMEASURED = """Not in the table: `constant` (a mean: the t interval) and `d-only` (nested in `monotone` and
+`paper`); `data-constrained` and `dcpt`: sums of powers, fitted and refitted by the code that `chinchilla` uses,
+with more parameters and a prior on some; no grid of models, sizes and repeats is the natural one; `gp`: no
+simulated world is a draw of it. Its error is smoothing, not noise, and its 90 % intervals are judged by `coverage`
+in every summary (77 % in the tutorial): where that is low, do not read them."""
+WHY = """### Why intervals are too wide where E is unidentified
+
+8 trunks, noise of 0.01 nats, sizes over 8x: E and the exponent are labelled unidentified in nine of ten data sets,
+and what bounds the interval then comes from outside the runs: E >= 0, the range of the exponent and the prior on it
+(ln beta around ln 0.3 with a spread of 2 in refits). A truth in the middle of what was believed beforehand (0.35)
+is held more often than 90 %. With another truth, at the same noise and number of trunks, the excess is gone or
+smaller (rows `flat-0.12` and `flat-1`): 97.6 % at 4x becomes 93.4 and 92.0 %, 98.2 % for E becomes 95.8 and 91.2 %.
+No single interval can be exact at every truth that the runs cannot tell. Less trust in the prior (0.1 instead of
+0.25) does not cure it: refits then pile up at E = 0, where E and the loss at 4x have one tail only; and the utility
+law's intervals would be too narrow (see `TRUST`). Too wide is the harmless side, and the label says that E is not
+known. What the runs do tell is held within the limits: the losses at the pilots' own sizes, and E and the exponent
+from 32 trunks or with noise of 0.003."""
 
 
 def asked(runs: Compositions) -> Compositions:
     """Pilots at every size, then random at 1x and 4x the largest."""
     columns = {}
-    for name in ("tokens", "nll_mean", "nll_std", "ppl_mean", "ppl_std", "bin_tokens"):
+    for name in ("tokens", "nll_mean", "nll_std", "ppl_mean", "ppl_std", "bin_tokens", "n_params"):
         values = getattr(runs, name)
+        if values is None:
+            continue
         last = values[2:3] * (4.0 if name in ("tokens", "bin_tokens") else 1.0)
         columns[name] = np.concatenate([values, values[2:3], last])
     return Compositions(**columns)
@@ -102,7 +127,8 @@ def measure(
         "half_width": float(np.median(widths)),
     }
     exponent = next(name for name in EXPONENTS if name in laws[0].params)
-    for key, name, true in (("E", "E", FLOOR), ("exponent", exponent, EXPONENTS[exponent])):
+    slope = float(truth.partition("-")[2] or EXPONENTS[exponent])
+    for key, name, true in (("E", "E", FLOOR), ("exponent", exponent, slope)):
         intervals = [law.intervals[name] for law in laws]
         limits = np.array([(i["low"], i["high"]) if isinstance(i, dict) else i for i in intervals])
         found[key] = float(np.mean((limits[:, 0] <= true) & (true <= limits[:, 1])))
@@ -112,36 +138,42 @@ def measure(
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown of the measured cells."""
-    head = ["form", "trunks", "noise", "mean", "lowest to highest", "4x", "new run", "E", "exponent", "half width"]
+    head = ["form", "trunks", "noise", "sets", "mean", "lowest to highest", "4x", "new run", "E", "exponent"]
+    head += ["half width"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for r in rows:
         if "skipped" in r:
-            lines.append(f"| {r['form']} | {r['trunks']} | {r['noise']} | not fitted: {r['skipped']} |" + " |" * 6)
+            lines.append(f"| {r['form']} | {r['trunks']} | {r['noise']} | - | not fitted: {r['skipped']} |" + " |" * 6)
             continue
         parameters = [
             f"{r[k]:.1%}" + (f" ({r[k + '_unidentified']:.0%} labelled)" if r[k + "_unidentified"] else "")
             for k in ("E", "exponent")
         ]
         span = f"{r['lowest']:.1%} to {r['highest']:.1%}"
-        cells = [r["form"], r["trunks"], r["noise"], f"{r['mean']:.1%}", span, f"{r['far']:.1%}", f"{r['run']:.1%}"]
+        cells = [named(r), r["trunks"], r["noise"], r["data_sets"], f"{r['mean']:.1%}", span]
+        cells += [f"{r[k]:.1%}" for k in ("far", "run")]
         lines.append("| " + " | ".join(map(str, [*cells, *parameters, f"{r['half_width']:.4f}"])) + " |")
     return "\n".join(lines)
 
 
+def named(row: dict[str, Any]) -> str:
+    """The form, and the world where it is not the form's own."""
+    return f"{row['form']} in {row['truth']}" if "truth" in row else str(row["form"])
+
+
 def report(rows: Sequence[dict[str, Any]]) -> str:
     """The results page: what was measured, what is off, the table."""
-    sizes = sorted({(r["data_sets"], r["refits"], r["shared"]) for r in rows})
+    sizes = sorted({(r["refits"], r["shared"]) for r in rows})
     lines = ["# Do 90 % intervals hold the truth?", ""]
-    lines += [
-        f"{d} simulated data sets a cell, {r} refits each, {s:.0%} of the noise's variance shared by a trunk."
-        for d, r, s in sizes
-    ]
+    lines += [f"{r} refits a data set, {s:.0%} of the noise's variance shared by a trunk." for r, s in sizes]
     lines += [
         "Pilots of a known law (E 2.2 nats; sizes 64 k, 181 k, 512 k tokens; three random trunks, the others tilted),",
         "fitted with the true form. *mean*: share of true losses inside, over all pilots' compositions and sizes and",
-        "random at 1x and 4x the largest; *lowest to highest*: of single compositions (of 500 data sets, two standard",
-        "errors are 2.7 points); *4x*: random at four times the largest size; *new run*: of losses measured anew. An",
-        "interval labelled unidentified counts as holding the truth only if it does. Half widths, noise: nats/token.",
+        "random at 1x and 4x the largest; *sets*: simulated data sets; *lowest to highest*: of single compositions",
+        "(two standard errors are 2.7 points of 500 data sets, 4.2 of 200); *4x*: random at four times the largest",
+        "size; *new run*: of losses measured anew. An interval labelled unidentified counts as holding the truth only",
+        "if it does.",
+        "Half widths, noise: nats/token.",
         "Limits: means within 3 points of 90 %, no composition off by more than 5, E and the exponent within 5.",
         "",
         table(rows),
@@ -149,7 +181,10 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         "## Off the limits",
         "",
     ]
-    return "\n".join([*lines, *(misses(rows) or ["None."])]) + "\n"
+    return (
+        "\n".join([*lines, *(misses(rows) or ["None."]), "", WHY, "", "## Forms that are not there", "", UNMEASURED])
+        + "\n"
+    )
 
 
 def misses(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -164,7 +199,7 @@ def misses(rows: Sequence[dict[str, Any]]) -> list[str]:
             if abs(r[key] - LEVEL) > 0.05:
                 what.append(f"{key} {r[key]:.1%} ({r[key + '_unidentified']:.0%} labelled unidentified)")
         if what:
-            found.append(f"- {r['form']}, {r['trunks']} trunks, noise {r['noise']}: {', '.join(what)}.")
+            found.append(f"- {named(r)}, {r['trunks']} trunks, noise {r['noise']}: {', '.join(what)}.")
     return found
 
 
@@ -175,15 +210,16 @@ def main() -> None:
     parser.add_argument("--trunks", type=int, nargs="*", default=TRUNKS)
     parser.add_argument("--noise", type=float, nargs="*", default=NOISES)
     parser.add_argument("--shared", type=float, default=0.5)
-    parser.add_argument("--forms", nargs="*")
+    parser.add_argument("--truths", nargs="*", help="worlds; by default all")
     parser.add_argument("--json", type=Path, default=ROOT / "experiments" / "results" / "coverage.jsonl")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.json.read_text().splitlines()] if options.json.exists() else []
     size = {"shared": options.shared, "data_sets": options.data_sets, "refits": options.refits}
     for (truth, form), noise, trunks in product(CASES, options.noise, options.trunks):
-        cell = {"form": form, "trunks": trunks, "noise": noise, **size}
-        if (options.forms and form not in options.forms) or any(cell.items() <= row.items() for row in rows):
+        cell = {"form": form, "trunks": trunks, "noise": noise, **size} | ({"truth": truth} if "-" in truth else {})
+        done = any(cell.items() <= row.items() and row.get("truth") == cell.get("truth") for row in rows)
+        if done or (options.truths and truth not in options.truths):
             continue
         start = time.process_time()
         reason = obstacle(get_form(form), worlds.table(truth, trunks=trunks))[0]

@@ -3,7 +3,8 @@
 A synthetic pool (log-perplexity: 90 % around 4.5, 10 % noise around 7) is planned exactly as `pplscape plan` would, its
 pilots are drawn as `pplscape pilot` would, and only their losses are simulated, with trunk and run noise. In the *flat*
 world every bin is worth the same; in the *dirty* world the noise is worth nothing and the middle is worth more. Each
-repetition fits all laws, lets `auto` select, and asks the gate. Writes one JSON line a repetition and prints the rates.
+repetition fits all laws, lets `auto` select, and asks the gate. Writes one JSON line a repetition (those that are there
+are not run again) and prints the rates.
 
     python experiments/gate_false_alarms.py --repetitions 100 --out experiments/results/gate_false_alarms.jsonl
 """
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from scipy.stats import beta as beta_distribution
 
 from pplscape.design import Fine, choose_regimes, choose_sizes, draw_trunk
+from pplscape.draw.auto import challenger
 from pplscape.draw.census import take_census
 from pplscape.draw.options import Options
 from pplscape.draw.pool import Pool
@@ -98,7 +100,7 @@ def write_scores(pool: Pool, path: Path) -> Scores:
 
 
 def one(world: str, seed: int, arguments: argparse.Namespace) -> dict:
-    started = time.time()
+    started = time.process_time()
     pool = make_pool(seed, arguments.chunks)
     budget = int(pool.tokens * arguments.depletion)
     worth = np.asarray(DIRTY) if world == "dirty" else np.ones(len(DIRTY))
@@ -108,15 +110,16 @@ def one(world: str, seed: int, arguments: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         scores = write_scores(pool, Path(folder) / "scores.parquet")
         census = take_census(scores, edges_of(law))
-        judge = judge_of(scores, census, law, runs, resamples=arguments.resamples, seed=seed)
+        judge = judge_of(scores, census, law, runs, challenger(law).form, arguments.resamples, seed)
         selection = Selection(scores, census, budget, seed, Options(), judge)
         content, _ = selection.run("auto")
         forced = {s: _forced(selection, s) for s in ("allocate", "maxent")} if arguments.forced else {}
     true = {s: _true_loss(content, worth, budget, s) for s in ("bin_tokens", "pool_bin_tokens")}
     gate = content["gate"] or {"passes": False, "p10": None}
     return {
-        "world": world, "seed": seed, "form": law.form, "candidate": content["candidate"], "used": content["used"],
-        "passes": gate["passes"], "p10": gate["p10"], "seconds": round(time.time() - started, 2),
+        "world": world, "seed": seed, "form": law.form, "decider": judge.form, "candidate": content["candidate"],
+        "used": content["used"],
+        "passes": gate["passes"], "p10": gate["p10"], "cpu_seconds": round(time.process_time() - started, 2),
         "true_gain": true["pool_bin_tokens"] - true["bin_tokens"], "forced": forced,
     }  # fmt: skip
 
@@ -146,10 +149,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    earlier = [json.loads(line) for line in lines]
     for world in arguments.worlds.split(","):
-        rows = []
+        rows = [r for r in earlier if r["world"] == world]
         with open(arguments.out, "a") as file:
             for seed in range(arguments.first_seed, arguments.first_seed + arguments.repetitions):
+                if any(r["seed"] == seed for r in rows):
+                    continue
                 rows.append(one(world, seed, arguments))
                 file.write(json.dumps(rows[-1]) + "\n")
                 file.flush()

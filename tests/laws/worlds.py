@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pplscape.runs import Compositions, RunTable
 
 BASE_LOSS = 4.8
 LARGEST = 512_000.0
+MODELS = np.array([1e8, 1e7, 3e7, 1e6])
+COLUMNS = ("tokens", "bin_tokens", "nll_mean", "nll_std", "ppl_mean", "ppl_std", "n_params")
 
 
 def pool(seed: int = 0, n: int = 4000, noise_share: float = 0.08) -> np.ndarray:
@@ -60,12 +64,14 @@ def table(
     weights, names = regimes(x, trunks)
     tokens = np.tile(sizes, trunks)
     found, share = compositions(x, np.repeat(weights, len(sizes), axis=0), tokens, n_bins)
+    if truth == "chinchilla":
+        found = replace(found, n_params=np.repeat(MODELS[np.arange(trunks) % len(MODELS)], len(sizes)))
     clean = true_loss(truth, found, share)
     rng = np.random.default_rng(seed)
     trunk = np.repeat(rng.normal(size=trunks), len(sizes)) * np.sqrt(shared)
     error = noise * (trunk + rng.normal(size=len(clean)) * np.sqrt(1 - shared))
     return RunTable(
-        **{k: getattr(found, k) for k in ("tokens", "bin_tokens", "nll_mean", "nll_std", "ppl_mean", "ppl_std")},
+        **{k: getattr(found, k) for k in COLUMNS},
         loss=clean + error,
         base_loss=np.full(len(clean), BASE_LOSS),
         group=np.repeat([f"t{i}" for i in range(trunks)], len(sizes)),
@@ -75,15 +81,21 @@ def table(
 
 
 def true_loss(truth: str, c: Compositions, share: np.ndarray) -> np.ndarray:
-    """Noise-free losses [n] of the worlds `flat`, `utility`, `quadratic`, `paper`, `extended`."""
+    """Noise-free losses [n] of the worlds `flat` (`flat-0.1`: that exponent, not 0.35), `utility`, `power`,
+    `quadratic`, `monotone`, `paper`, `extended`, `chinchilla`."""
     t = c.tokens / LARGEST
-    if truth == "flat":
-        return 2.2 + (BASE_LOSS - 2.2) * (1 + 3 * t) ** -0.35
-    if truth == "utility":
+    if truth.startswith("flat"):
+        return 2.2 + (BASE_LOSS - 2.2) * (1 + 3 * t) ** -float(truth.partition("-")[2] or 0.35)
+    if truth in ("utility", "power"):
         centre = (np.arange(len(share)) + 0.5) / len(share)
         worth = 5.0 * (1.2 - 8 * (centre - 0.5) ** 2 * np.where(centre > 0.5, 1.2, 0.8))
         z = c.bin_tokens / (share * LARGEST)
-        return 2.2 + (BASE_LOSS - 2.2) * (1 + (2 * (1 - np.exp(-z / 2))) @ (worth * share)) ** -0.35
+        phi = 2 * (1 - np.exp(-z / 2)) if truth == "utility" else z**0.5
+        return 2.2 + (BASE_LOSS - 2.2) * (1 + phi @ (worth * share)) ** -0.35
+    if truth == "chinchilla":  # a trunk is a model
+        return 2.2 + 0.5 * (c.n_params / 1e8) ** -0.3 + 1.4 * t**-0.35
+    if truth == "monotone":
+        return 2.2 + 1.4 * t**-0.3 * np.exp(0.2 * (c.nll_mean - 5.0))
     if truth == "quadratic":
         a, b = c.nll_mean - 5.0, np.log(c.nll_std) - np.log(0.5)
         return 2.2 + 1.4 * t**-0.3 * np.exp(0.5 * (0.6 * a**2 + 0.1 * b**2) - 0.05 * b)

@@ -151,6 +151,21 @@ def test_failed_and_broken_runs_are_counted(tmp_path: Path, rows: list[dict[str,
     assert "4 runs left out" in runs.meta["warnings"][0]
 
 
+def test_a_size_or_a_name_may_be_missing(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    """A run without a finite D is left out; runs without a trunk are not one trunk."""
+    spoilt = [dict(r) for r in rows]
+    spoilt[0]["tokens"], spoilt[1]["tokens"], spoilt[2]["tokens"] = None, float("nan"), float("inf")
+    for row in spoilt[-2:]:
+        row["group"] = None
+    runs = read_runs(write(tmp_path / "runs.jsonl", spoilt))
+    assert [s["reason"] for s in runs.meta["skipped"]] == ["D is None", "D is nan", "D is inf"]
+    assert runs.group is not None
+    assert len(set(runs.group[-3:].tolist())) == 3
+    assert any(f"group is missing in 2 of {len(runs)} runs" in w for w in runs.meta["warnings"])
+    nameless = read_runs(write(tmp_path / "n.jsonl", [r | {"group": None} for r in rows]))
+    assert nameless.group is None
+
+
 def broken(change: dict[str, Any], every: bool = True) -> Any:
     return lambda rows: [r | change if every or i == 0 else r for i, r in enumerate(rows)]
 
@@ -165,10 +180,25 @@ def broken(change: dict[str, Any], every: bool = True) -> Any:
         (broken({"bins_hash": "other"}, every=False), "mixes runs with different bins"),
         (broken({"bin_tokens": [1.0, 2.0]}, every=False), "different numbers of bins"),
         (broken({"run_id": "run-1"}, every=False), "run_id run-1 occurs more than once"),
-        (broken({"nll_std": 0.0}, every=False), "nll_std must be above 0"),
+        (broken({"nll_std": 0.0}, every=False), "nll_std must be above 0; in 1 of"),
+        (broken({"nll_mean": -1.0}, every=False), "nll_mean must be above 0"),
+        (broken({"ppl_mean": 0.0}), "ppl_mean must be above 0"),
+        (broken({"n_params": 0}), "n_params must be above 0"),
+        (broken({"base_loss": 0}), "base_loss must be above 0"),
+        (broken({"noise": -0.01}), "noise must be above 0"),
+        (broken({"bin_tokens": [0.0] * 5}, every=False), "or none in any"),
+        (broken({"bin_tokens": 5.0}, every=False), "must be a list of numbers"),
+        (broken({"bin_tokens": ["a"] * 5}, every=False), "column bin_tokens holds something that is not a number"),
+        (broken({"tokens": "1.5M"}, every=False), "column tokens holds something that is not a number"),
+        (broken({"loss": float("nan")}), r"0 usable runs; a law needs 4.* left out: run-0 \(loss is nan\)"),
+        (broken({"tokens": None}), r"0 usable runs; a law needs 4.* left out: run-0 \(D is None\)"),
         (broken({"nll_mean": "high"}, every=False), "holds something that is not a number"),
         (lambda rows: rows[:3], "3 usable runs; a law needs 4 or more"),
         (lambda rows: [], "holds no runs"),
+        (
+            lambda rows: [rows[0] | {"run_id": str(i), "loss": 3 + 1e-4 * i} for i in range(2001)],
+            "2,001 runs; laws are fitted to 2,000 at most",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_said(tmp_path: Path, rows: list[dict[str, Any]], spoil: Any, message: str) -> None:
@@ -234,6 +264,17 @@ def test_unreadable_tables(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_text("not parquet")
     with pytest.raises(UserError, match="cannot be read"):
         read_runs(tmp_path / "bad.parquet")
+    pq.write_table(
+        pa.table({"tokens": pa.array([], pa.float64()), "loss": pa.array([], pa.float64())}), tmp_path / "e.parquet"
+    )
+    with pytest.raises(UserError, match="0 usable runs"):
+        read_runs(tmp_path / "e.parquet")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match="holds no runs"):
+        read_runs(tmp_path / "empty.csv")
+    (tmp_path / "bins.csv").write_text("tokens,loss,b1,b2\n" + "".join(f"{i}e5,3,x,1\n" for i in range(1, 9)))
+    with pytest.raises(UserError, match="bin_tokens holds something that is not a number"):
+        read_runs(tmp_path / "bins.csv", {"bins": "b*"})
     (tmp_path / "ok.csv").write_text("tokens,loss\n1,2\n")
     with pytest.raises(UserError, match="does not know 'looss'"):
         read_runs(tmp_path / "ok.csv", {"looss": "loss"})

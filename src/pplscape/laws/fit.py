@@ -28,6 +28,9 @@ AUDIT: Care = (300, 1e-10)
 SPREAD = 0.5
 SAME = 1e-6
 """Objectives that differ by less than this share are the same."""
+LEFT_OUT_DELTA = 5.0
+"""Huber threshold of left-out residuals, in thresholds of the fit: one regime that no other resembles must not decide
+how strong the penalty is."""
 BATCH_CELLS = 2_000_000
 """Numbers in one batched derivative: keeps memory near 100 MB."""
 
@@ -215,7 +218,8 @@ def _fit_batch(
         fixed = np.zeros(len(weight)) if strength is None else strength
         theta, value = _solve(problem_of(setting, log_loss, weight, fixed, centre), starts, care)
         return theta, value, fixed
-    thetas, values, errors = [], [], []
+    thetas: list[Floats] = []
+    values, errors = [], []
     for candidate in penalty.strengths:
         problem = problem_of(setting, log_loss, weight, np.full(len(weight), candidate))
         before = [theta[:, None] for theta in thetas[-1:]]  # the last strength's fit: closer than any start
@@ -276,12 +280,19 @@ def _inverse_curvature(problem: Problem, theta: Floats, residual: Floats, jacobi
 
 
 def left_out_error(problem: Problem, theta: Floats, regimes: NDArray[np.str_]) -> Floats:
-    """Approximate leave-one-regime-out error [B]: mean Huber loss of residuals with their regime's pull removed."""
+    """Approximate leave-one-regime-out error [B]: mean Huber loss of residuals with their regime's pull removed.
+
+    First order exaggerates what becomes of a regime that is left out: no residual counts as larger than the range of
+    the measured ln L and of ln L(0), which no bounded law would leave.
+    """
     pull, residual, _ = smoother(problem, theta)
     same = regimes[:, None] == regimes[None, :]
     system = np.eye(len(regimes)) - pull * same
     used = problem.weight > 0
     system = np.where(used[:, :, None] & used[:, None, :], system, np.eye(len(regimes)))
     system = system + 1e-8 * np.eye(len(regimes))
-    without = np.clip(np.linalg.solve(system, residual[..., None])[..., 0], -2.0, 2.0)
-    return (used * problem.weight * huber(without, 20 * problem.delta)).sum(-1) / problem.weight.sum(-1)
+    reach = np.ptp(problem.log_loss, axis=1, keepdims=True)
+    if problem.frame.base_loss is not None:
+        reach = np.maximum(reach, np.log(problem.frame.base_loss) - problem.log_loss.min(1, keepdims=True))
+    without = np.clip(np.linalg.solve(system, residual[..., None])[..., 0], -reach, reach)
+    return (used * problem.weight * huber(without, LEFT_OUT_DELTA * problem.delta)).sum(-1) / problem.weight.sum(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pplscape.errors import UserError
 from pplscape.laws.forms.base import Floats
@@ -33,6 +35,10 @@ NUMBERS = (
 )  # fmt: skip
 LISTS = ("bin_tokens", "bin_unique_tokens")
 LEAST_RUNS = 4
+MOST_RUNS = 2000
+"""Beyond any published table: more rows are logged steps, not runs, and fitting costs the square of their number."""
+POSITIVE = ("base_loss", "nll_mean", "ppl_mean", "nll_std", "ppl_std", "n_params", "unique_tokens", "noise")
+"""Columns that laws take logarithms of, or divide by."""
 
 
 def read_runs(
@@ -52,6 +58,7 @@ def read_runs(
     found = _pick(table, mapping, path)
     keep, skipped = _usable(found, path)
     warnings = [_skipped_words(skipped)] if skipped else []
+    _check_count(len(keep), path, warnings)
     arrays: dict[str, Any] = {}
     for name in (*NUMBERS, *LISTS):
         values = _numbers(name, [found[name][i] for i in keep] if name in found else None, path, warnings)
@@ -59,7 +66,7 @@ def read_runs(
             arrays[name] = values
     for name in ("group", "regime"):
         if name in found:
-            arrays[name] = np.array([str(found[name][i]) for i in keep])
+            arrays[name] = _names(name, [found[name][i] for i in keep], warnings)
     meta: dict[str, Any] = {"skipped": skipped, "warnings": warnings, "path": str(path)}
     for name in ("schedule", "lr", "run_id"):
         if name in found:
@@ -183,11 +190,11 @@ def _prefixed(table: Columns, pattern: str, path: Path) -> list[Any]:
     if len(names) < 2:
         raise UserError(f"{path} has {len(names)} columns that match bins={pattern}, not 2 or more; {_there_is(table)}")
     names.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
-    return [None if None in row else [float(v) for v in row] for row in zip(*(table[n] for n in names), strict=True)]
+    return [None if None in row else list(row) for row in zip(*(table[n] for n in names), strict=True)]
 
 
 def _usable(found: Columns, path: Path) -> tuple[list[int], list[dict[str, Any]]]:
-    """(rows to keep, skipped rows with their reason): failed runs, losses that are not finite, repeated rows."""
+    """(rows to keep, skipped rows with their reason): failed runs, loss or D missing or not finite, repeated rows."""
     n = len(found["loss"])
     names = found.get("run_id") or [f"row {i + 1}" for i in range(n)]
     status = found.get("status") or [None] * n
@@ -204,8 +211,8 @@ def _usable(found: Columns, path: Path) -> tuple[list[int], list[dict[str, Any]]
             keep.append(i)
         else:
             skipped.append({"run": str(names[i]), "reason": reason})
-    ids = [found["run_id"][i] for i in keep if found["run_id"][i] is not None] if "run_id" in found else []
-    twice = sorted({str(k) for k in ids if ids.count(k) > 1})
+    ids = Counter(str(found["run_id"][i]) for i in keep if found["run_id"][i] is not None) if "run_id" in found else {}
+    twice = sorted(name for name, times in ids.items() if times > 1)
     if twice:
         raise UserError(f"{path}: run_id {', '.join(twice[:5])} occurs more than once with different contents.")
     return keep, skipped
@@ -218,6 +225,9 @@ def _why_not(found: Columns, i: int, status: Any) -> str | None:
     loss = _float(found["loss"][i])
     if loss is None or not np.isfinite(loss):
         return f"loss is {found['loss'][i]}"
+    size = found["tokens"][i]
+    if size is None or not np.isfinite(_float(size) or 0.0):  # what is no number at all stops the reader later
+        return f"D is {size}"
     return None
 
 
@@ -239,6 +249,8 @@ def _numbers(name: str, values: list[Any] | None, path: Path, warnings: list[str
     if values is None or all(v is None for v in values):
         return None
     if name in LISTS:
+        if any(not isinstance(v, list) for v in values if v is not None):
+            raise UserError(f"{path}: {name} must be a list of numbers in every run, one a bin.")
         lengths = {len(v) for v in values if v is not None}
         if len(lengths) > 1:
             raise UserError(f"{path}: runs have different numbers of bins in {name} ({sorted(lengths)}).")
@@ -256,6 +268,16 @@ def _numbers(name: str, values: list[Any] | None, path: Path, warnings: list[str
     return found
 
 
+def _names(name: str, values: Sequence[Any], warnings: list[str]) -> NDArray[np.str_] | None:
+    """A column of names [n]; runs without one are each their own. None where no run has one."""
+    absent = sum(v is None for v in values)
+    if absent == len(values):
+        return None
+    if absent:
+        warnings.append(f"{name} is missing in {absent} of {len(values)} runs: each of them counts as one of its own.")
+    return np.array([f"(row {i + 1})" if v is None else str(v) for i, v in enumerate(values)])
+
+
 def _one_hash(hashes: Sequence[Any], path: Path) -> str | None:
     different = sorted({str(h) for h in hashes if h is not None})
     if len(different) > 1:
@@ -263,25 +285,33 @@ def _one_hash(hashes: Sequence[Any], path: Path) -> str | None:
     return different[0] if different else None
 
 
+def _check_count(n: int, path: Path, skipped: Sequence[str]) -> None:
+    if n < LEAST_RUNS:
+        need = f"a law needs {LEAST_RUNS} or more, better 24 (8 trunks of 3 sizes)"
+        raise UserError(" ".join([f"{path} has {n} usable runs; {need}.", *skipped]))
+    if n > MOST_RUNS:
+        raise UserError(
+            f"{path} has {n:,} runs; laws are fitted to {MOST_RUNS:,} at most. If these are logged steps, keep the "
+            "final loss of each run; else fit a sample."
+        )
+
+
 def _check(runs: RunTable, path: Path) -> None:
     """UserError for what no law can be fitted to, warnings for what a law should not be fitted to."""
-    n = len(runs)
-    if n < LEAST_RUNS:
-        raise UserError(
-            f"{path} has {n} usable runs; a law needs {LEAST_RUNS} or more, better 24 (8 trunks of 3 sizes)."
-        )
     if (runs.loss <= 0).any():
         raise UserError(f"{path} has losses of 0 or below ({runs.loss.min():.4g}); they must be nats/token, above 0.")
     if (runs.tokens <= 0).any():
         raise UserError(f"{path} has runs of {runs.tokens.min():.4g} tokens; D must be above 0.")
     if runs.domain_share is not None and ((runs.domain_share < 0) | (runs.domain_share > 1)).any():
         raise UserError(f"{path} has shares of domain or replayed text outside 0 to 1.")
-    if runs.bin_tokens is not None and (runs.bin_tokens < 0).any():
-        raise UserError(f"{path} has negative tokens in bins.")
-    for scale in ("nll", "ppl"):
-        std = getattr(runs, f"{scale}_std")
-        if std is not None and (std <= 0).any():
-            raise UserError(f"{path}: {scale}_std must be above 0; {int((std <= 0).sum())} runs have none.")
+    if runs.bin_tokens is not None and ((runs.bin_tokens < 0).any() or (runs.bin_tokens.sum(1) <= 0).any()):
+        raise UserError(f"{path} has runs with negative tokens in bins, or none in any.")
+    for name in POSITIVE:
+        values = getattr(runs, name)
+        if values is not None and (values <= 0).any():
+            raise UserError(
+                f"{path}: {name} must be above 0; in {int((values <= 0).sum())} of {len(runs)} runs it is not."
+            )
     warnings: list[str] = runs.meta["warnings"]
     if len(set(labels(runs, "regime"))) < LEAST_RUNS:
         warnings.append("Fewer than 4 regimes say nothing of composition; add pilots of other mean and spread.")

@@ -46,8 +46,8 @@ class Noise:
     run: float
     """Standard deviation of ln L of one run given its trunk."""
     freedom: float
-    """Degrees of freedom behind a typical prediction's variance: decides the t quantile in cross-validation (refits draw
-    their noise from its posterior instead), and is told to the reader."""
+    """Degrees of freedom behind a typical prediction's variance: decides the t quantile in cross-validation (refits
+    draw their noise from its posterior instead), and is told to the reader."""
 
     @property
     def total(self) -> float:

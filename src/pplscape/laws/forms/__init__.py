@@ -37,7 +37,7 @@ FORMS: dict[str, type[Form]] = {
 
 AUTO = (
     "constant", "d-only", "d-only:anchored", "monotone", "chinchilla", "data-constrained", "dcpt", "paper", "extended",
-    "quadratic", "utility", "gp",
+    "quadratic", "utility", "utility:power", "gp",
 )  # fmt: skip
 """What is tried when nothing is asked for; forms whose columns are missing are skipped with the reason."""
 
