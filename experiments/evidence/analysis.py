@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from pplscape.manifest import write_atomic
 
 from .cells import BANDS, SIMPLE, SWEEP_SEEDS
+from .falsify import bowl_or_monotone, same_moments, verdicts
 from .statistics import FEWEST, document_interval, efficiency, efficiency_interval, holm, paired
 
 Row = dict[str, Any]
@@ -30,7 +31,9 @@ ROOT = Path(__file__).parents[2]
 class Table:
     """The runs of one pool."""
 
-    def __init__(self, rows: Iterable[Row], pool: str):
+    def __init__(self, rows: Iterable[Row], pool: str, test_tokens: Sequence[int] | None = None):
+        """`test_tokens` [documents]: scored tokens, in the order of the rows' `nll_test`."""
+        self.test_tokens = test_tokens
         self.all = [r for r in rows if r["pool"] == pool]
         self.ok = [r for r in self.all if r["status"] == "ok"]
 
@@ -91,6 +94,7 @@ def summarise(table: Table) -> dict[str, Any]:
         "curve": {f"{s:g}": v for s, v in table.curve.items()},
         "arms": found,
         "compositions": _compositions(table),
+        "falsified": _falsified(table),
         "failures": [{k: r.get(k) for k in ("cell", "reason")} for r in table.failures()],
     }
 
@@ -125,14 +129,14 @@ def _arm(table: Table, name: str) -> dict[str, Any]:
     return found
 
 
-def _documents(table: Table, name: str) -> tuple[float, float]:
+def _documents(table: Table, name: str) -> tuple[float, float] | None:
     """Interval from documents, of the mean difference to random over seeds."""
+    if table.test_tokens is None:
+        return None
     a, b = table.arms[name], table.arms["random"]
     seeds = sorted(set(a) & set(b))
     difference = np.mean([np.subtract(a[s]["nll_test"], b[s]["nll_test"]) for s in seeds], axis=0)
-    total = sum(a[seeds[0]]["nll_test"]) / a[seeds[0]]["loss_test"]
-    tokens = np.asarray(table.base["nll_test"] if table.base else a[seeds[0]]["nll_test"])
-    return document_interval(difference, tokens * total / tokens.sum())
+    return document_interval(difference, np.asarray(table.test_tokens, dtype=float))
 
 
 def _noise(table: Table) -> float | None:
@@ -147,6 +151,20 @@ def _compositions(table: Table) -> dict[str, Any] | None:
         return None
     best = min(rows, key=lambda r: r["loss_valid"])
     return {"n": len(rows), "best": best["method"], "loss_test": best["loss_test"], "loss_valid": best["loss_valid"]}
+
+
+def _falsified(table: Table) -> dict[str, Any]:
+    """F1, F4 and F8, where they ran."""
+    of = {name: [r for r in table.ok if r["experiment"] == name] for name in ("F1", "F4", "F8")}
+    found: dict[str, Any] = {}
+    if of["F1"]:
+        found["F1"] = same_moments(of["F1"])
+    if len({r["method"] for r in of["F4"]}) > 3:
+        found["F4"] = bowl_or_monotone(of["F4"])
+    if of["F8"]:
+        alarms = sum(bool(r["gate"] and r["gate"]["passes"]) for r in of["F8"])
+        found["F8"] = {"worlds": len(of["F8"]), "alarms": alarms}
+    return found | {"verdicts": verdicts(found)}
 
 
 # ---- words and pictures ----------------------------------------------------------------------------------------------
@@ -270,9 +288,10 @@ def fill(text: str, name: str, content: str) -> str:
 def analyse(results: Path, domain: str, page: Path = ROOT / "docs" / "results.md") -> None:
     """Summaries, figures and the page's tables, for every pool there are runs of."""
     rows = [json.loads(line) for line in (results / domain / "runs.jsonl").read_text().splitlines()]
+    tokens = json.loads((results / domain / "heldout.json").read_text())["test"]["n_tokens"]
     text, summaries = page.read_text() if page.exists() else "", {}
     for pool in sorted({r["pool"] for r in rows}):
-        table = Table(rows, pool)
+        table = Table(rows, pool, tokens)
         if not table.arms:
             continue
         summary = summaries[pool] = summarise(table)

@@ -163,6 +163,6 @@ def main(words: list[str] | None = None) -> None:
     if given.verb == "flat":
         run_flat(given.out, given.domain, given.cells)
     if given.verb == "tables":
-        write_tables(given.out / given.domain, given.results / given.domain)
+        write_tables(Setting.read(given.domain), given.out / given.domain, given.results / given.domain)
     if given.verb == "analyse":
         analyse(given.results, given.domain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,37 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from pplscape.engines.base import encode
 from pplscape.manifest import write_atomic
+from pplscape.text.tokenizer import load_tokenizer
 
+from .pools import read_jsonl
 from .runner import Store
+from .setting import Setting
 
 NESTED = ("nll_valid", "nll_test", "bin_tokens", "target", "predicted", "gate", "warnings", "versions")
 """Columns that only runs.jsonl and runs.parquet hold."""
 
 
-def write_tables(folder: Path, results: Path) -> None:
-    """runs.jsonl (all), runs.parquet (nested values as JSON), runs.csv (flat); pilots, laws and facts of the pools."""
+def heldout_documents(setting: Setting, heldout: Path) -> dict[str, dict[str, list[Any]]]:
+    """What the per-document columns of a row belong to: ids, sources and scored tokens, in the columns' order."""
+    tokenizer = load_tokenizer(setting.model_path)
+    found = {}
+    for split in ("valid", "test"):
+        tokens: Counter[str] = Counter()
+        source: dict[str, str] = {}
+        for file in sorted((heldout / split).glob("*.jsonl")):
+            for row in read_jsonl(file):
+                doc_id = row["id"].rpartition("#")[0]
+                (ids,) = encode(tokenizer, [row["text"]])
+                tokens[doc_id] += len(ids)
+                source[doc_id] = file.stem
+        found[split] = {"doc_id": list(tokens), "source": list(source.values()), "n_tokens": list(tokens.values())}
+    return found
+
+
+def write_tables(setting: Setting, folder: Path, results: Path) -> None:
+    """runs.jsonl (all), runs.parquet (nested values as JSON), runs.csv (flat); heldout.json, facts, pilots, laws."""
     rows = Store(folder / "cells").rows()
     results.mkdir(parents=True, exist_ok=True)
     if rows:
@@ -28,6 +50,9 @@ def write_tables(folder: Path, results: Path) -> None:
         pyarrow.csv.write_csv(table_of(flat), results / "runs.csv")
         packed = [{k: json.dumps(v) if k in NESTED else v for k, v in r.items()} for r in rows]
         pq.write_table(table_of(packed), results / "runs.parquet", compression="zstd")
+    if (folder / "heldout").exists():
+        found = heldout_documents(setting, folder / "heldout")
+        write_atomic(results / "heldout.json", (json.dumps(found) + "\n").encode())
     for pool in sorted(folder.glob("pool-*")):
         for name, source in (
             ("pool.json", pool / "pool.json"),

@@ -25,6 +25,7 @@ from evidence.cells import Cell, arguments, choosing, plan  # noqa: E402
 from evidence.pools import DIRT, Builder, describe, token_shares  # noqa: E402
 from evidence.runner import Store, run_cells  # noqa: E402
 from evidence.setting import Setting  # noqa: E402
+from evidence.tables import heldout_documents  # noqa: E402
 
 import pplscape as ps  # noqa: E402
 from pplscape.engines import load_engine  # noqa: E402
@@ -170,7 +171,19 @@ def test_a_cell_is_what_the_stages_give(world: tuple[Setting, Path, Path], tmp_p
     direct = sum(r["nll_sum"] for r in losses) / sum(r["n_tokens"] for r in losses)
     assert row["loss_test"] == pytest.approx(direct, rel=1e-9)
     assert row["tokens"] == json.loads((drawn / "selection.json").read_text())["tokens"]
+    columns = heldout_documents(setting, heldout)["test"]
+    assert columns["n_tokens"] == [r["n_tokens"] for r in losses_by_document(losses)]
+    assert len(row["nll_test"]) == len(columns["doc_id"])
     assert sum(row["nll_test"]) == pytest.approx(sum(r["nll_sum"] for r in losses), rel=1e-4)
+
+
+def losses_by_document(rows: list[dict]) -> list[dict]:
+    """Rows of chunks added up by document, in their order."""
+    found: dict[str, dict] = {}
+    for r in rows:
+        at = found.setdefault(r["doc_id"].rpartition("#")[0], {"n_tokens": 0})
+        at["n_tokens"] += r["n_tokens"]
+    return list(found.values())
 
 
 def test_the_oracle_draws_clean_text_only(world: tuple[Setting, Path, Path]) -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 from evidence.analysis import Table, arms_table, failures_list, fill, summarise
+from evidence.falsify import bowl_or_monotone, same_moments, verdicts
 from evidence.statistics import document_interval, efficiency, efficiency_interval, holm, paired
 
 
@@ -96,6 +97,7 @@ def test_summary_of_a_table_made_by_hand(tmp_path: Path) -> None:
             {**rows("paper+dos", [0.0])[0], "status": "failed", "reason": "no optimum"},
         ],
         "pool-30",
+        [60, 40],
     )
     found = summarise(table)
     assert found["best_simple"] == "mid"
@@ -108,6 +110,34 @@ def test_summary_of_a_table_made_by_hand(tmp_path: Path) -> None:
     assert found["arms"]["mid"]["documents"] == pytest.approx((-0.1 / 3, -0.1 / 3))
     assert "no optimum" in failures_list(found)
     assert arms_table(found).splitlines()[2].startswith("| oracle | 3 | 3.9100 |")
+
+
+def test_shapes_that_differ_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    shift = {"shape:box": 0.0, "shape:maxent": 0.0, "shape:two-point": 0.05}
+    runs = [
+        {"method": m, "seed": s, "loss_test": 4 + d + rng.normal(0, 0.002), "nll_mean": 4.2, "nll_std": 0.3}
+        for m, d in shift.items()
+        for s in range(5)
+    ]
+    found = same_moments(runs)
+    assert found["moments"]["box"] == (4.2, 0.3)
+    assert found["pairs"]["box − two-point"]["mean"] == pytest.approx(-0.05, abs=0.005)
+    assert found["pairs"]["box − two-point"]["holm"] < 0.05 < found["pairs"]["box − maxent"]["holm"]
+    assert "two moments are not enough" in verdicts({"F1": found})["F1"]
+
+
+@pytest.mark.parametrize(("curve", "better"), [(0.0, "monotone"), (0.2, "bowl")])
+def test_a_bowl_and_a_slope_are_told_apart(curve: float, better: str) -> None:
+    rng = np.random.default_rng(1)
+    mean = np.repeat(np.linspace(3.6, 4.8, 7), 3)
+    loss = 4 + 0.1 * (mean - 4.2) + curve * (mean - 4.2) ** 2 + rng.normal(0, 0.003, len(mean))
+    runs = [
+        {"method": f"tilt:{m:.1f}", "nll_mean": m, "loss_test": x} for m, x in zip(mean, loss, strict=True)
+    ]  # fmt: skip
+    found = bowl_or_monotone(runs)
+    assert min(found["errors"], key=lambda k: found["errors"][k]) == better
+    assert found["inside"] == (better == "bowl")
 
 
 def test_fill_replaces_between_markers_only() -> None:
