@@ -28,7 +28,7 @@ from pplscape.manifest import StageFolder
 from pplscape.stages.fit import Tables, read_runs, tables_of
 from pplscape.statistics import Scale
 from pplscape.text.cutback import write_subset
-from pplscape.text.inputs import content_keys, resolve_inputs
+from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns
 
@@ -76,8 +76,7 @@ def select(
     if strategy in BY_TEXT:
         if corpus is None:
             raise UserError(f"Strategy {strategy} reads the text: pass --corpus, the prepared folder that was scored.")
-        files = resolve_inputs(target) if target else []
-        inputs |= {f"target/{name}": key for name, key in content_keys(files).items()}
+        inputs |= identities("target", target)
     with StageFolder(
         Path(out), stage="select", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
