@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -33,27 +32,28 @@ main()
 """
 
 
-def faults() -> Any:
-    """benchmarks/faults.py as a module."""
+def test_killed_at_random_moments_the_files_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+    """A small run of the benchmark, which kills more often and the embedded model, too."""
     if not SCRIPT.exists():
         pytest.skip("benchmarks/ is not part of this installation")
-    spec = importlib.util.spec_from_file_location("faults", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["faults"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_killed_at_random_moments_the_files_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
-    module = faults()
-    tokenizer = module.small_tokenizer(tmp_path / "tokenizer")
-    for series in module.all_series(tmp_path, tokenizer, kills=4, model_kills=0, seed=1, rows=15):
-        assert series.kills >= 1
-        assert series.differing == []
-        assert series.written_twice == []
-        assert series.parts > 10
+    options = [
+        "--kills",
+        "4",
+        "--model-kills",
+        "0",
+        "--rows",
+        "15",
+        "--seed",
+        "1",
+        "--out",
+        str(tmp_path / "found.json"),
+    ]
+    subprocess.run([sys.executable, str(SCRIPT), *options], check=True, timeout=250)
+    fresh, extension = json.loads((tmp_path / "found.json").read_text())
+    for series in (fresh, extension):
+        assert series["kills"] >= 1
+        assert series["differing"] == series["done_twice"] == []
+        assert series["parts"] > 10
 
 
 def corpus(folder: Path, n: int = 60) -> str:
