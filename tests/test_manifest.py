@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -153,6 +156,70 @@ def test_a_full_disk_is_one_clear_sentence() -> None:
         write_atomic(Path("/dev/full/part"), b"x")
 
 
+def test_a_file_system_without_locks_is_said_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("pplscape.manifest.fcntl.flock", without)
+    with pytest.warns(UserWarning, match="no file locks .No locks available.: make sure that only one process"):
+        _write(tmp_path / "s")
+    assert read_manifest(tmp_path / "s")["counts"] == {"in": 1, "out": 1}
+
+
+def test_finished_by_another_process_while_this_one_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = _stage(tmp_path / "s")
+    make = StageFolder._make_partial
+
+    def late(self: StageFolder) -> None:
+        monkeypatch.undo()
+        _write(tmp_path / "s")
+        make(self)
+
+    monkeypatch.setattr(StageFolder, "_make_partial", late)
+    with ours as folder:
+        assert folder.finished
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
+
+
+@pytest.mark.parametrize("survive", range(4))
+def test_killed_at_any_step_of_replacing_an_old_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survive: int
+) -> None:
+    """The old folder is renamed, the new one gets its name, the old one is removed: in this order."""
+    _write(tmp_path / "s", 1)
+    steps = [survive]
+
+    def counted(function: Any) -> Any:
+        def step(*args: Any, **options: Any) -> Any:
+            if Path(args[0]).name.startswith("s") and steps[0] == 0:
+                raise KeyboardInterrupt
+            steps[0] -= Path(args[0]).name.startswith("s")
+            return function(*args, **options)
+
+        return step
+
+    monkeypatch.setattr("pplscape.manifest.os.replace", counted(os.replace))
+    monkeypatch.setattr("pplscape.manifest.shutil.rmtree", counted(shutil.rmtree))
+    with pytest.raises(KeyboardInterrupt):
+        _write(tmp_path / "s", 2, overwrite=True)
+    monkeypatch.undo()
+    with _stage(tmp_path / "s", 2, overwrite=True) as folder:
+        assert folder.finished
+    assert json.loads((tmp_path / "s/a.json").read_text()) == {"value": 2}
+    assert not (tmp_path / "s.partial").exists()
+
+
+def test_what_a_killed_run_left_half_written_is_no_data(tmp_path: Path) -> None:
+    with _stage(tmp_path / "s") as folder:
+        folder.write_json("a.json", 1)
+        (folder.partial / "b.json.tmp").write_text("ha")
+        (folder.partial / "spool").mkdir()
+        (folder.partial / "spool" / "part").write_text("work")
+        folder.finish({})
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["a.json", "manifest.json"]
+    assert set(read_manifest(tmp_path / "s")["files"]) == {"a.json"}
+
+
 def test_no_space_left_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -160,4 +227,4 @@ def test_no_space_left_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         write_atomic(tmp_path / "part", b"x")
-    assert not (tmp_path / "part").exists()
+    assert not list(tmp_path.iterdir())

@@ -164,6 +164,27 @@ def test_text_files(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     assert (tmp_path / "subset/deep/b#2.md").read_text() in text(2, 100)
 
 
+def test_a_collection_stays_one_file(tmp_path: Path, tiny_tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pplscape.text.stream.WHOLE_TEXT", 2000)
+    monkeypatch.setattr("pplscape.text.stream.TEXT_PIECE", 700)
+    path = tmp_path / "corpus.txt.gz"
+    whole = "\n\n".join(text(i, 60) for i in range(12)) + "\n"
+    path.write_bytes(gzip.compress(whole.encode()))
+    prepared = prepared_from(tmp_path, tiny_tokenizer_dir, [path], Columns())
+    ids = prepared.documents("pool", 0)["doc_id"].to_pylist()
+    assert ids[:3] == ["corpus.txt.gz/0", "corpus.txt.gz/1", "corpus.txt.gz/2"]
+    selected = select(prepared)
+    write_subset(prepared, selected, tmp_path / "subset")
+    (only,) = (p for p in (tmp_path / "subset").rglob("*") if p.is_file())
+    assert only.name == path.name
+    lines = [line for line in gzip.decompress(only.read_bytes()).decode().split("\n") if line]
+    assert all(line in whole for line in lines)
+    assert "".join(lines) == "".join(prepared.texts("pool", selected)).replace("\n", "")
+    path.write_bytes(gzip.compress(whole.upper().encode()))
+    with pytest.raises(UserError, match="has changed"):
+        write_subset(prepared, selected, tmp_path / "subset")
+
+
 @pytest.mark.parametrize("suffix", ["jsonl.gz", "parquet", "txt"])
 def test_a_changed_input_is_refused(tmp_path: Path, tiny_tokenizer_dir: Path, suffix: str) -> None:
     path = tmp_path / f"corpus.{suffix}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import sys
@@ -236,3 +237,49 @@ def test_hub_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'pplscape\[datasets\]'"):
         list(read_documents([path]))
+
+
+class _Failing(io.BytesIO):
+    """A remote file whose connection breaks after the first block, or at once where all of it is asked for."""
+
+    def read(self, n: int | None = -1) -> bytes:
+        if self.tell() > 0 or n == len(self.getvalue()):
+            raise RuntimeError("the connection was reset")  # of a library's own class, no OSError
+        return super().read(100)
+
+
+def test_a_remote_file_that_fails_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/fails/a.jsonl", jsonl(ROWS * 50))
+    [path] = resolve_inputs(["memory://fails/a.jsonl"])
+    monkeypatch.setattr(type(memory), "_open", lambda self, inner, *_, **__: _Failing(jsonl(ROWS * 50)))
+    rows = read_documents([path])
+    assert isinstance(next(rows), Document)
+    with pytest.raises(UserError, match=r"Cannot read memory://fails/a\.jsonl: the connection was reset.*run the same"):
+        list(rows)
+    memory.pipe("/fails/b.parquet", b"PAR1" + bytes(1000) + b"PAR1")
+    with pytest.raises(UserError, match="connection was reset"):  # a failure, not damage of the file
+        list(read_documents(["memory://fails/b.parquet"]))
+    monkeypatch.setattr(type(memory), "info", lambda self, path, **_: 1 / 0)
+    with pytest.raises(UserError, match=r"Cannot read memory://fails/a\.jsonl: division by zero"):
+        content_keys([path])
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.jsonl").write_bytes(jsonl(ROWS))
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", forbidden)
+    for use in (read_documents, content_keys):
+        with pytest.raises(UserError, match=r"Cannot read .*x\.jsonl: Permission denied"):
+            list(use([str(tmp_path / "x.jsonl")]))
+
+
+def test_a_folder_with_the_name_of_a_file_and_a_glob_without_match(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").mkdir()
+    with pytest.raises(UserError, match="no file with a known suffix"):
+        resolve_inputs([str(tmp_path / "x.jsonl")])
+    with pytest.raises(UserError, match=r"Nothing matches .*/\*\.txt"):
+        resolve_inputs([f"{tmp_path}/*.txt"])

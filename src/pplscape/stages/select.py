@@ -29,7 +29,7 @@ from pplscape.manifest import StageFolder
 from pplscape.reporting.selection_summary import summary
 from pplscape.statistics import Scale
 from pplscape.text.cutback import write_subset
-from pplscape.text.inputs import content_keys, resolve_inputs
+from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Columns
 
@@ -101,8 +101,7 @@ def select(
             raise UserError(f"Strategy {strategy} ranks chunks by their text; it cannot take whole documents.")
         if corpus is None:
             raise UserError(f"Strategy {strategy} reads the text: pass --corpus, the prepared folder that was scored.")
-        files = resolve_inputs(target) if target else []
-        inputs |= {f"target/{name}": key for name, key in content_keys(files).items()}
+        inputs |= identities("target", target)
     with StageFolder(
         Path(out), stage="select", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:

@@ -230,6 +230,8 @@ def _resolve_local(pattern: str) -> list[str]:
     if glob.has_magic(path):
         root = _fixed_part(path)
         found = [p for p in glob.glob(path, recursive=True) if os.path.isfile(p)]
+        if not found:
+            raise UserError(f"Nothing matches {pattern}.")
         return _under(root, sorted(os.path.relpath(p, root or ".").replace(os.sep, "/") for p in found), pattern)
     raise _missing(pattern)
 
