@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 import yaml
 
 import pplscape
+from pplscape.config import load_config
+from pplscape.draw.strategies import BY_TEXT
 from pplscape.engines.fake import FakeEngine
+from pplscape.flow import Flow
 from pplscape.manifest import MANIFEST, read_manifest
 
 
@@ -160,3 +164,11 @@ def test_pilots_in_rounds(config: Path, tmp_path: Path) -> None:
         assert not (run / "pilots-2").exists()
     assert law["diagnostics"]["n_runs"] == n_first + n_second
     assert path.exists()
+
+
+@pytest.mark.parametrize("strategy", BY_TEXT)
+def test_arms_of_strategies_that_look_at_text(strategy: str, config: Path, whole: Path, tmp_path: Path) -> None:
+    for name in ("prepared", "scores"):
+        shutil.copytree(whole / name, tmp_path / name)
+    drawn = Flow(load_config(config), tmp_path, False)._draw(strategy, 1)
+    assert json.loads((drawn / "selection.json").read_text())["used"] == strategy

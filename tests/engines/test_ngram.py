@@ -78,7 +78,7 @@ def test_a_context_is_what_stands_before(engine: NgramEngine) -> None:
 
 
 def test_what_is_written(corpus: Path, tiny_tokenizer_dir: Path, tmp_path: Path, engine: NgramEngine) -> None:
-    out = score(corpus, model=str(tiny_tokenizer_dir), engine="ngram", out=tmp_path / "scores")
+    out = score(corpus, model=str(tiny_tokenizer_dir), engine="ngram", out=tmp_path / "scores", order=3)
     table = pq.read_table(out / "part-00000.parquet")
     assert table.schema.equals(schema.SCORES, check_metadata=True)
     assert table["n_tokens"].equals(table["length"])
@@ -92,6 +92,15 @@ def test_what_is_written(corpus: Path, tiny_tokenizer_dir: Path, tmp_path: Path,
     )
     assert (again / "part-00000.parquet").read_bytes() == (out / "part-00000.parquet").read_bytes()
     assert (again / COUNTS).read_bytes() == (out / COUNTS).read_bytes()
+
+
+def test_of_the_pool_itself_single_tokens_are_counted(corpus: Path, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    model = str(tiny_tokenizer_dir)
+    out = score(corpus, model=model, engine="ngram", out=tmp_path / "scores")
+    weights = read_manifest(out)["counts"]["facts"]["weights"]
+    assert weights == NgramEngine(model, reference=[str(corpus)], order=1).facts.weights
+    given = score(corpus, model=model, engine="ngram", out=tmp_path / "given", reference=[str(corpus)])
+    assert read_manifest(given)["counts"]["facts"]["weights"] != weights
 
 
 def test_another_reference_is_another_model(corpus: Path, tiny_tokenizer_dir: Path, engine: NgramEngine) -> None:

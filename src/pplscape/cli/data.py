@@ -90,7 +90,7 @@ def score(
         list[str] | None,
         typer.Option(help="Text that engine ngram counts, or the ngram.parquet of other scores; default: the pool."),
     ] = None,
-    order: Annotated[int | None, typer.Option(help="Longest n-gram of engine ngram; default 3.")] = None,
+    order: Annotated[int | None, typer.Option(help="Longest n-gram of engine ngram; default 3, of the pool 1.")] = None,
     revision: Revision = None,
     dtype: Dtype = "auto",
     bos: Bos = "auto",

@@ -37,6 +37,10 @@ def load_engine(name: str, model: str, *, train: bool = False, **options: Any) -
             order=options.get("order"),
             revision=options.get("revision"),
         )
+    if name == "vllm":
+        from pplscape.engines.vllm import VllmEngine
+
+        return VllmEngine(model, **options)
     raise UserError(f"Unknown engine '{name}'; choose one of {', '.join(ENGINES)}.")
 
 

@@ -35,8 +35,9 @@ def score(
     OUT (`OUT-prepared`), in chunks of `chunk_tokens`, at most `limit` documents or `limit_tokens` tokens. Each finished
     part survives a kill. `context`: a chunk is scored after up to so many tokens of its document that stand before it,
     which are not scored themselves. If files were added to the corpus, only its new parts are scored. `reference`,
-    `order`: the text whose n-grams engine ngram counts (default: the prepared pool), and the longest of them;
-    OUT/ngram.parquet holds the counts. Rows that cannot be scored are rejected with a reason, never dropped.
+    `order`: the text whose n-grams engine ngram counts (default: the prepared pool, of which single tokens), and the
+    longest of them; OUT/ngram.parquet holds the counts. Rows that cannot be scored are rejected with a reason, never
+    dropped.
     UserError: the model's tokenizer is not the one the chunks were cut with; a limit for what is prepared already.
     """
     if context < 0:
@@ -48,7 +49,10 @@ def score(
     corpus = Prepared(prepared)
     if (reference or order) and engine != "ngram":
         raise UserError(f"--reference and --order belong to --engine ngram, not to {engine}.")
-    counted: dict[str, Any] = {"reference": reference or [str(prepared)], "order": order} if engine == "ngram" else {}
+    counted: dict[str, Any] = {}
+    if engine == "ngram":
+        order = 1 if order is None and not reference else order  # longer n-grams of its own text know it by heart
+        counted = {"reference": reference or [str(prepared)], "order": order}
     load = partial(load_engine, engine, model, revision=revision, bos=bos, **counted)
     scorer = load(dtype=dtype)
     corpus.check_tokenizer(scorer.facts.tokenizer, scorer.facts.model)
