@@ -39,7 +39,7 @@ def score_part(
             if following:
                 encoded.append(ahead.submit(_encode, engine, texts[following]))
             part = chunks.slice(s.start, s.stop - s.start)
-            good, bad = _score_slice(engine, part, ready, contexts[s] if contexts else None)
+            good, bad = _score_slice(engine, part, texts[s], ready, contexts[s] if contexts else None)
             scores.append(good)
             rejected.append(bad)
             on_tokens(int(lengths[s].sum()))
@@ -60,7 +60,7 @@ def _slices(lengths: NDArray[np.int32]) -> list[slice]:
 
 
 def _score_slice(
-    engine: Engine, chunks: pa.Table, encoded: Encoded, contexts: list[Ids] | None
+    engine: Engine, chunks: pa.Table, texts: list[str], encoded: Encoded, contexts: list[Ids] | None
 ) -> tuple[pa.Table, pa.Table]:
     ids, failed = encoded
     lengths = np.asarray(chunks["length"])

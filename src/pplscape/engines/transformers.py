@@ -259,9 +259,9 @@ class TransformersEngine:
 
     def _columns(self, hidden_nd: torch.Tensor, start: int, end: int) -> torch.Tensor:
         """[n, c] logits of some columns of the vocabulary."""
+        multiplied: Callable[..., torch.Tensor] = multiply
         if self._packed:
             weight_Vd, bias_V = self._packed_head
-            multiplied = multiply
         else:
             head = self.model.get_output_embeddings()
             weight_Vd, bias_V, multiplied = head.weight, head.bias, torch.nn.functional.linear
