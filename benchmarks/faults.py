@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib
 import json
 import multiprocessing
 import random
@@ -34,11 +33,10 @@ from pplscape.flow import model_path
 from pplscape.stages.prepare import prepare
 from pplscape.stages.score import score
 from pplscape.text import ingest, write
-from pplscape.text.clean import hash_words
 
-LAST_FILE = re.compile(
-    r"/spool/[\w-]+\.parquet$|/(documents|chunks)/\w+/part-\d+\.parquet$|scores.partial/part-\d+\.parquet$"
-)
+LAST_FILE = re.compile(r"/(spool/[\w-]+|(documents|chunks)/\w+/part-\d+|scores.partial/part-\d+)\.parquet$")
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pplscape.stages.score", "pplscape.engines.transformers", "transformers"])
 WORDS = [f"{a}{b}{c}" for a in "bcdfglmnprstvw" for b in "aeiou" for c in ("", "n", "rs", "lt", "nd")]
 
 
@@ -89,8 +87,8 @@ class Job:
     log: str = ""
 
     def start(self) -> Any:
-        """A process at work; forked, so that it need not import anything."""
-        process = multiprocessing.get_context("fork").Process(target=work, args=(self,))
+        """A process at work; forked off a server that has imported everything and runs no threads."""
+        process = CONTEXT.Process(target=work, args=(self,))
         process.start()
         return process
 
@@ -203,9 +201,6 @@ def kill(job: Job, delay: float, found: Series) -> bool:
 def all_series(folder: Path, tokenizer: str, kills: int, model_kills: int, seed: int, rows: int) -> list[Series]:
     """The three series; `tokenizer`: a small model folder for the fake engine."""
     rng = random.Random(seed)
-    hash_words("what processes that are forked need not build again")
-    if model_kills:
-        importlib.import_module("pplscape.engines.transformers")
     (folder / "in").mkdir()
     (folder / "small").mkdir()
     files = write_corpus(folder / "in", 6, rows)
