@@ -24,7 +24,7 @@ from pplscape.manifest import MANIFEST, StageFolder, fingerprint, fingerprint_in
 from pplscape.text.inputs import content_keys, resolve_inputs
 from pplscape.text.prepared import Prepared
 from pplscape.text.read import Document, read_documents
-from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
+from pplscape.text.tokenizer import first_token_bytes, load_tokenizer, model_name, tokenizer_hash
 from pplscape.text.words import WordEncoder, encode_by_words
 
 COUNTS = "ngram.parquet"
@@ -81,6 +81,9 @@ class NgramEngine:
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         return encode_by_words(self.tokenizer, self._words, texts)
+
+    def first_bytes(self, texts: Sequence[str]) -> list[int]:
+        return first_token_bytes(self.tokenizer, texts)
 
     def nll(self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None = None) -> list[Nll]:
         """All ids of a chunk are scored: the first ones after the start symbol, or after the end of their context."""

@@ -65,6 +65,16 @@ class Work:
     halvings: int = 0
 
 
+def row_of(prefix: list[int], chunk: Ids, context: Ids = NO_IDS) -> Row:
+    """BOS, context, chunk; without anything before it, a chunk's first token cannot be scored.
+
+    A text that begins with BOS itself has it already: two of them are nothing that a model has seen.
+    """
+    text = np.concatenate([context, chunk])
+    prefix = [] if text[:1].tolist() == prefix else prefix
+    return Row(np.concatenate([prefix, text]).astype(np.int64), max(1, len(prefix) + len(context)))
+
+
 class TransformersEngine:
     """See the module's docstring; `TransformersLearner` adds training.
 
@@ -220,13 +230,7 @@ class TransformersEngine:
         return torch.cat([self._fitting(rows[:middle]), self._fitting(rows[middle:])])
 
     def _row(self, chunk: Ids, context: Ids = NO_IDS) -> Row:
-        """BOS, context, chunk; without anything before it, a chunk's first token cannot be scored.
-
-        A text that begins with BOS itself has it already: two of them are nothing that a model has seen.
-        """
-        text = np.concatenate([context, chunk])
-        prefix = [] if text[:1].tolist() == self.prefix else self.prefix
-        return Row(np.concatenate([prefix, text]).astype(np.int64), max(1, len(prefix) + len(context)))
+        return row_of(self.prefix, chunk, context)
 
     def _autocast(self) -> Any:
         if self._compute == torch.float32:

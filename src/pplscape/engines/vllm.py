@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from pplscape.engines.base import Ids, Nll, encode
-from pplscape.engines.transformers import NO_IDS, TransformersEngine
+from pplscape.engines.transformers import NO_IDS, Row, TransformersEngine, row_of
 from pplscape.errors import UserError
+from pplscape.text.tokenizer import first_token_bytes
 
 INSTALL = "pip install 'pplscape[vllm]'"
 CHECKED_CHUNKS = 8
@@ -57,8 +58,11 @@ class VllmEngine:
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         return encode(self.tokenizer, texts)
 
+    def first_bytes(self, texts: Sequence[str]) -> list[int]:
+        return first_token_bytes(self.tokenizer, texts)
+
     def nll(self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None = None) -> list[Nll]:
-        rows = [self._row(chunk, contexts[i] if contexts else NO_IDS) for i, chunk in enumerate(chunks)]
+        rows = [row_of(self.prefix, chunk, contexts[i] if contexts else NO_IDS) for i, chunk in enumerate(chunks)]
         if self._llm is None and rows:
             self._start(chunks, contexts, rows)
         return self._score(rows)
@@ -72,14 +76,7 @@ class VllmEngine:
         ids = [list(w.outputs[0].token_ids) for w in written]
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    def _row(self, chunk: Ids, context: Ids) -> tuple[NDArray[np.int64], int]:
-        """BOS, context, chunk; and where the scored targets begin: a row's first token is never scored."""
-        before = len(self.prefix) + len(context)
-        return np.concatenate([self.prefix, context, chunk]).astype(np.int64), max(1, before)
-
-    def _start(
-        self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None, rows: Sequence[tuple[NDArray[np.int64], int]]
-    ) -> None:
+    def _start(self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None, rows: Sequence[Row]) -> None:
         """Load vLLM and compare its first chunks with those of transformers, whose memory is freed before."""
         assert self._reference is not None
         few = slice(CHECKED_CHUNKS)
@@ -88,7 +85,7 @@ class VllmEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._load(max(len(ids) for ids, _ in rows) + 1)
+        self._load(max(len(row.ids) for row in rows) + 1)
         found = self._score(rows[few])
         apart = [abs(float(a.mean() - b.mean())) for a, b in zip(found, wanted, strict=True) if len(a)]
         if not max(apart, default=0.0) <= TOLERANCE[self.facts.dtype]:  # also where it is not a number
@@ -118,8 +115,8 @@ class VllmEngine:
             trust_remote_code=False,
         )
 
-    def _score(self, rows: Sequence[tuple[NDArray[np.int64], int]]) -> list[Nll]:
-        longest = max((len(ids) for ids, _ in rows), default=0)
+    def _score(self, rows: Sequence[Row]) -> list[Nll]:
+        longest = max((len(row.ids) for row in rows), default=0)
         if longest >= self._length and rows:
             raise UserError(
                 f"A chunk of {longest} tokens with its context does not fit the {self._length} positions that vLLM was "
@@ -128,10 +125,10 @@ class VllmEngine:
         found: list[Nll] = []
         for at in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[at : at + ROWS_AT_ONCE]
-            prompts = [{"prompt_token_ids": ids.tolist()} for ids, _ in some]
+            prompts = [{"prompt_token_ids": row.ids.tolist()} for row in some]
             told = self._parameters(max_tokens=1, temperature=0.0, prompt_logprobs=0)
             outputs = self._llm.generate(prompts, told, use_tqdm=False)
-            found += [_targets(o.prompt_logprobs, ids, start) for o, (ids, start) in zip(outputs, some, strict=True)]
+            found += [_targets(o.prompt_logprobs, r.ids, r.start) for o, r in zip(outputs, some, strict=True)]
         return found
 
     @staticmethod
