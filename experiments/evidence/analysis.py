@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.csv
 
 from pplscape.manifest import write_atomic
 
+from . import predictions
 from .cells import BANDS, SIMPLE, SWEEP_SEEDS
 from .falsify import bowl_or_monotone, same_moments, verdicts
 from .statistics import FEWEST, document_interval, efficiency, efficiency_interval, holm, paired
@@ -296,6 +298,10 @@ def analyse(results: Path, domain: str, page: Path = ROOT / "docs" / "results.md
             continue
         summary = summaries[pool] = summarise(table)
         key = f"{domain}-{pool}"
+        predicted = results / domain / pool / "predictions.csv"
+        if predicted.exists():
+            summary["laws"] = predictions.judge(pyarrow.csv.read_csv(predicted).to_pylist())
+            text = fill(text, f"{key}-laws", predictions.table(summary["laws"]))
         for name, make in (("arms", arms_table), ("simple", against_simple_table), ("failures", failures_list)):
             text = fill(text, f"{key}-{name}", make(summary))
         figures: tuple[tuple[str, Figure], ...] = (("differences", differences_figure), ("curve", curve_figure))

@@ -16,6 +16,7 @@ from pplscape.manifest import write_atomic
 from pplscape.text.tokenizer import load_tokenizer
 
 from .pools import read_jsonl
+from .predictions import predict
 from .runner import Store
 from .setting import Setting
 
@@ -54,6 +55,10 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
         found = heldout_documents(setting, folder / "heldout")
         write_atomic(results / "heldout.json", (json.dumps(found) + "\n").encode())
     for pool in sorted(folder.glob("pool-*")):
+        predicted = predict(pool, rows)
+        if predicted:
+            (results / pool.name).mkdir(exist_ok=True)
+            pyarrow.csv.write_csv(table_of(predicted), results / pool.name / "predictions.csv")
         for name, source in (
             ("pool.json", pool / "pool.json"),
             ("pilots.jsonl", pool / "pilots" / "runs.jsonl"),

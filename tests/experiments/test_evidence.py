@@ -23,6 +23,7 @@ from evidence import dirt, flat  # noqa: E402
 from evidence.bench import Bench  # noqa: E402
 from evidence.cells import Cell, arguments, choosing, plan  # noqa: E402
 from evidence.pools import DIRT, Builder, describe, token_shares  # noqa: E402
+from evidence.predictions import predict  # noqa: E402
 from evidence.runner import Store, run_cells  # noqa: E402
 from evidence.setting import Setting  # noqa: E402
 from evidence.tables import heldout_documents  # noqa: E402
@@ -216,6 +217,12 @@ def test_every_method_of_the_plan_runs(world: tuple[Setting, Path, Path], tmp_pa
     assert rows[replace(wanted[1], experiment="again").name]["same_as"] == random_["cell"]
     assert "loss_test" not in rows[choosing("pool-40")[0].name]
     assert random_["loss_test"] < rows[Cell("primary", "pool-40", "base", 0).name]["loss_test"]
+    predicted = predict(out / "pool-40", list(rows.values()))
+    told = {(p["cell"], p["form"]): p["predicted"] for p in predicted}
+    assert told[random_["cell"], "constant"] == pytest.approx(told[rows[wanted[2].name]["cell"], "constant"])
+    chosen = rows[Cell("primary", "pool-40", "utility+allocate", 0).name]
+    if chosen["status"] == "ok":  # as `select` predicts it
+        assert told[chosen["cell"], chosen["form"]] == pytest.approx(chosen["predicted"]["selection"]["loss"], rel=1e-6)
     box, spikes = (rows[Cell("F1", "pool-40", f"shape:{s}", 0).name] for s in ("box", "two-point"))
     assert box["nll_mean"] == pytest.approx(spikes["nll_mean"], abs=0.1)
 
@@ -250,6 +257,7 @@ import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from evidence.cells import Cell
+from evidence.predictions import predict  # noqa: E402
 from evidence.runner import Locked, Store, run_cells
 
 def slow(cell, known):

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 from evidence.analysis import Table, arms_table, failures_list, fill, summarise
 from evidence.falsify import bowl_or_monotone, same_moments, verdicts
+from evidence.predictions import judge
 from evidence.statistics import document_interval, efficiency, efficiency_interval, holm, paired
 
 
@@ -138,6 +139,23 @@ def test_a_bowl_and_a_slope_are_told_apart(curve: float, better: str) -> None:
     found = bowl_or_monotone(runs)
     assert min(found["errors"], key=lambda k: found["errors"][k]) == better
     assert found["inside"] == (better == "bowl")
+
+
+def test_laws_are_judged_by_arm_not_by_run() -> None:
+    """Two arms, one with three seeds: errors 0.1 and 0.3, gain 1."""
+    made = [("random", 4.0, 4.1)] * 3 + [("mid", 4.0, 3.7)]
+    runs = [
+        {
+            "form": "paper", "method": m, "size": 1.0, "base_loss": 5.0, "loss_valid": loss, "predicted": p,
+            "low": p - 0.2, "high": p + 0.2, "chosen": True,
+        }
+        for m, loss, p in made
+    ]  # fmt: skip
+    (found,) = judge(runs).values()
+    assert found["mae"] == pytest.approx(0.2)
+    assert found["mae_over_gain"] == pytest.approx(0.2)
+    assert found["coverage"] == pytest.approx(0.5)
+    assert found["bias"] == pytest.approx(-0.1)
 
 
 def test_fill_replaces_between_markers_only() -> None:
