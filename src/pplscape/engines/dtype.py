@@ -73,7 +73,7 @@ def choose_dtype(load: Callable[[str], Any], dtypes: Sequence[str], chunks: Sequ
         return Choice("bfloat16", f"bfloat16: {last} does not fit in memory to compare with; bfloat16 cannot overflow")
     if not all(np.isfinite(r).all() for r in reference):
         return Choice(last, f"{last}: even there some likelihoods are not finite, so nothing could be compared")
-    refused = []
+    refused: list[str] = []
     for dtype in lower:
         verdict, safe = _verdict(dtype, load, chunks, reference, peak)
         if safe:
