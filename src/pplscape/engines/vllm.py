@@ -5,7 +5,7 @@ TOLERANCE, nothing is scored. Prompts are token ids (text would get a second BOS
 log-probabilities. vLLM makes the logits [tokens of a step, vocabulary] of a prompt at once and does not count them when
 it divides up the memory, so the tokens of a step are few and a part of the GPU is left free.
 
-Checked against vLLM 0.32 built for the CPU (docs/results/vllm.md); not run on a GPU.
+Not run on a GPU; what was tried is in docs/results/vllm.md.
 """
 
 from __future__ import annotations
