@@ -58,9 +58,10 @@ in every summary (77 % in the tutorial): where that is low, do not read them."""
 WHY = """### `utility:power`: E and its exponents are told too surely
 
 Predictions are covered within the limits, E and beta are not (83 and 86 % at 8 trunks, 69 and 70 % at 16, noise 0.01):
-gamma, beta and E trade off, and where the label "unidentified" is missing the interval of E is too narrow; the cause was
-not sought further. Read its predictions and utilities, not its E. Utility rows with 500 data sets were measured before fits were
-continued from one strength of the penalty to the next (decisions.md); their refits use one strength, as before.
+gamma, beta and E trade off, and where the label "unidentified" is missing the interval of E is too narrow; the cause
+was not sought further. Read its predictions and utilities, not its E. Utility rows with 500 data sets were measured
+before fits were continued from one strength of the penalty to the next (decisions.md); their refits use one strength,
+as before.
 
 ### Why intervals are too wide where E is unidentified
 
