@@ -67,8 +67,12 @@ def pool_of(folder: Path) -> tuple[str, int]:
 
 
 def ours(folder: Path, strategy: str, scratch: Path | None) -> None:
-    """`pplscape.select` as users call it."""
+    """`pplscape.select` as users call it; what it imports is imported before the clock starts, as peers are."""
     import pplscape
+    import pplscape.stages.select
+
+    if strategy == "allocate":
+        import pplscape.laws.law
 
     _, rows = pool_of(folder)
     told: dict[str, Any] = {"strategy": strategy, "budget": "10%"}

@@ -105,6 +105,17 @@ def test_json_in_the_page_cannot_close_its_script(sketched, run):
         json.loads(script)
 
 
+def test_samples_of_the_selection_stay_text(sketched, run):
+    sample = {"doc_id": "d", "chunk_index": 0, "nll": 4.0, "source": EVIL, "bin": 1, "taken": False, "text": EVIL * 9}
+    edit_json(run / "selection/selection.json", lambda s: s.update(samples=[sample]))
+    text = page(run)
+    found = Page(text)
+    assert "img" not in found.tags
+    assert not found.open
+    assert "<b>bin 2, left</b>" in text
+    assert "perplexity 54.6" in text
+
+
 def test_changing_one_loss_changes_table_and_figures(sketched, run):
     before = page(run)
     rows = RunFolder.read(run).ok

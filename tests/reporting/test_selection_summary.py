@@ -56,6 +56,7 @@ def test_the_numbers_of_selection_json() -> None:
     assert row(text, "tokens random needs for the same loss") == ["2.50 [1.50, 8.00] times"]
     assert row(text, "500") == ["3.5000 [3.4000, 3.6000]", "3.9000 [3.8000, 4.0000]", "+0.4000"]
     assert "> **Warning.** Look out." in text
+    assert "Losses by the law utility." in text
     assert "duality gap of 1.5e-12" in text
     assert "Gate passed: 99% of 200 resamples." in text
 
@@ -65,6 +66,11 @@ def test_a_gain_inside_the_noise_is_warned_of() -> None:
     facts = copy.deepcopy(FACTS)
     facts["predicted"]["gain"]["low"] = -0.01
     assert "> **Warning.** The gain is inside the noise" in summary(facts)
+
+
+def test_both_laws_are_named_where_two_speak() -> None:
+    text = summary({**FACTS, "law": {"form": "paper", "scale": "ppl", "chosen": "gp"}})
+    assert "Losses by the law gp; paper decided what to take." in text
 
 
 def test_text_of_a_corpus_is_neither_markdown_nor_html() -> None:

@@ -12,6 +12,7 @@ from pplscape.reporting import figures
 from pplscape.reporting.costs import costs_of
 from pplscape.reporting.folder import RunFolder
 from pplscape.reporting.gallery import Gallery
+from pplscape.reporting.selection_summary import SAMPLE_CHARACTERS
 from pplscape.reporting.style import FULL, HALF
 from pplscape.reporting.verdict import advised
 from pplscape.reporting.words import (
@@ -167,9 +168,22 @@ def selection_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
         if len(facts["pool_source_tokens"]) > 1
         else None,
         "sources_caption": _source_caption(facts),
+        "samples": [_sample_view(s) for s in facts.get("samples") or [] if s.get("text")],
         "curve_of": visible(str(facts.get("budget_curve_of") or facts["used"])),
         "curve": gallery.hang(partial(figures.budget_curve, facts), HALF) if curve else None,
         "calculator": _calculator(run, facts) if curve else None,
+    }
+
+
+def _sample_view(sample: Facts) -> dict[str, str]:
+    """A chunk that was taken, or left."""
+    text = " ".join(visible(sample["text"]).split())
+    return {
+        "bin": str(sample["bin"] + 1),
+        "word": "taken" if sample["taken"] else "left",
+        "source": visible(sample["source"]),
+        "ppl": significant(float(np.exp(sample["nll"]))),
+        "text": text[:SAMPLE_CHARACTERS] + (" …" if len(text) > SAMPLE_CHARACTERS else ""),
     }
 
 

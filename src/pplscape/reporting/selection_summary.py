@@ -30,7 +30,7 @@ def summary(facts: Facts) -> str:
     parts += ["## Taken and left, by bin of log-perplexity", table(_HEAD, _by_bin(facts))]
     parts += ["## Taken and left, by source", table(_HEAD, _by_source(facts))]
     if facts["predicted"]:
-        parts += [f"## What the law expects ({facts['law']['form']})", *_expected(facts)]
+        parts += ["## What the law expects", *_expected(facts)]
     if facts["gate"]:
         passed = "passed" if facts["gate"]["passes"] else "not passed"
         parts += [f"Gate {passed}: {_plain(facts['gate']['reason'])}"]
@@ -124,7 +124,9 @@ def _expected(facts: Facts) -> list[str]:
         ("gain over random", f"{with_interval(gain, digits=4, sign=True)} {NATS}"),
         ("tokens random needs for the same loss", f"{factor} times"),
     ]
-    found = [table(("", f"with {percent(seen['level'])} intervals"), rows)]
+    decided, told = facts["law"]["form"], facts["law"]["chosen"]
+    laws = f"Losses by the law {told}" + (f"; {decided} decided what to take." if decided != told else ".")
+    found = [laws, table(("", f"with {percent(seen['level'])} intervals"), rows)]
     if gain["low"] is not None and gain["low"] <= 0:
         found.append("> **Warning.** The gain is inside the noise: its interval holds 0.")
     return found
