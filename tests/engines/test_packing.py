@@ -153,6 +153,15 @@ def test_the_engine_packs_and_the_learner_does_not(tiny_model_dir: Path) -> None
 
 
 @packs
+def test_a_model_first_used_in_bfloat16_is_packed_too(tiny_model_dir: Path) -> None:
+    """Its weights are loaded inside the autocast of the first call."""
+    chunks = _chunks([60, 5], 400)
+    exact = TransformersEngine(str(tiny_model_dir), dtype="float32").nll(chunks)
+    for a, b in zip(TransformersEngine(str(tiny_model_dir), dtype="bfloat16").nll(chunks), exact, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.05)
+
+
+@packs
 def test_a_model_that_reads_its_weights_is_loaded_again_unpacked(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

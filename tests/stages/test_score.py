@@ -50,6 +50,10 @@ def test_scores_follow_the_schema_and_add_up(corpus: Path, tiny_tokenizer_dir: P
 def test_equals_scoring_each_text_alone(corpus: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     out = score(corpus, model=str(tiny_model_dir), out=tmp_path / "scores")
     table = pq.read_table(out / "part-00000.parquet")
+    batches = read_manifest(out)["run"]["batches"]
+    assert batches["inputs"] >= sum(table["length"].to_pylist())
+    assert batches["padding"] < 0.03 * batches["inputs"]
+    assert batches["batch_tokens"] > 0
     from pplscape.engines.transformers import TransformersEngine
 
     engine = TransformersEngine(str(tiny_model_dir))

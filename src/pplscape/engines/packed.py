@@ -47,7 +47,7 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
             plain = multiply(x.to(dtype), weight.to(dtype), bias.to(dtype)).float()
     except (AttributeError, RuntimeError):
         return False
-    expected = nn.functional.linear(x, weight, bias)
+    expected = nn.functional.linear(x, weight, bias).float()  # a caller's autocast may have lowered it
     return all(torch.allclose(found, expected, atol=TOLERANCE[dtype]) for found in (ours, plain))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,14 @@ def score(
             counts = _score_parts(corpus, split, scorer, context, folder)
             facts = {**scorer.facts.as_dict(), "dtype_reason": choice["reason"]}
             facts |= {"chunk_tokens": corpus.facts["chunk_tokens"], "context": context}
-            folder.finish({**counts, "facts": facts})
+            folder.finish({**counts, "facts": facts}, run=_batches(scorer))
     return Path(out)
+
+
+def _batches(engine: Any) -> dict[str, Any]:
+    """Positions computed in this run, and the batch size that memory allowed; nothing of engines without batches."""
+    work = getattr(engine, "work", None)
+    return {"batches": {**asdict(work), "batch_tokens": engine.batch_tokens}} if work else {}
 
 
 def _parts_stay(parts: dict[str, str], manifest: dict[str, Any]) -> bool:
