@@ -110,7 +110,7 @@ class DisturbedScoring(Scoring):
 
                 (self.folder / f"node-{part}").write_text(ray.get_runtime_context().get_node_id())
                 (self.folder / f"stuck-{part}").touch()
-                time.sleep(600)
+                time.sleep(120)
 
         score_one = super().__call__(disturbed)
 

@@ -122,8 +122,8 @@ def score(
     stage(
         inputs, model=model_path(model), out=out, engine=engine, revision=revision, dtype=dtype, bos=bos,
         context=context, chunk_tokens=chunk_tokens, min_tokens=min_tokens, limit=limit, limit_tokens=limit_tokens,
-        reference=reference or (), order=order, executor=executor, workers=workers, threads=threads, address=address, rank=rank,
-        ranks=ranks, overwrite=overwrite,
+        reference=reference or (), order=order, executor=executor, workers=workers, threads=threads, address=address,
+        rank=rank, ranks=ranks, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -16,10 +16,12 @@ __all__ = ["EXECUTORS", "Done", "Executor", "InProcess", "Job", "Tell", "Where",
 
 
 def open_executor(
-    name: str = "local", workers: int | None = None, threads: int | None = None, address: str | None = None
-) -> Executor:
+    name: str = "local", workers: int | None = None, threads: int | None = None, address: str | None = None,
+    gpus: bool = True,
+) -> Executor:  # fmt: skip
     """A context manager that gives workers back. `workers`: local one, on Ray as many as the cluster holds.
-    `threads`: CPU threads of each. `address`: of a Ray cluster; none starts Ray on this machine.
+    `threads`: CPU threads of each. `address`: of a Ray cluster; none starts Ray on this machine. `gpus`: a worker on
+    Ray has one, where there are any.
 
     UserError for an unknown name, numbers below 1, an address without Ray, or where Ray is missing.
     """
@@ -31,7 +33,7 @@ def open_executor(
     if name == "ray":
         from pplscape.executors.on_ray import open_ray
 
-        return open_ray(workers, threads, address)
+        return open_ray(workers, threads, address, gpus)
     if address is not None:
         raise UserError("--address is that of a Ray cluster; pass --executor ray as well.")
     if (workers or 1) == 1 and threads is None:

@@ -48,6 +48,11 @@ class Done:
 class Executor(Protocol):
     """Applies a job to items; a context manager, in which workers stay between calls of `map`."""
 
+    @property
+    def size(self) -> int:
+        """Workers at most."""
+        ...
+
     def __enter__(self) -> Executor: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, t: TracebackType | None) -> None:
@@ -69,6 +74,8 @@ def ignore(amount: int) -> None:
 
 class InProcess:
     """One item after the other, here."""
+
+    size = 1
 
     def __enter__(self) -> InProcess:
         return self

@@ -6,6 +6,7 @@ items are read from (a prepared corpus, score files, the model) must be readable
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -27,14 +28,16 @@ PATIENCE = 60.0
 """Seconds without any worker before the user is told."""
 
 
-def open_ray(workers: int | None, threads: int | None, address: str | None) -> Workers:
-    """Connect to the cluster at `address` (none: the running one that RAY_ADDRESS names, else one on this machine)."""
+def open_ray(workers: int | None, threads: int | None, address: str | None, gpus: bool) -> Workers:
+    """Connect to the cluster at `address` (none: the running one that RAY_ADDRESS names, else one on this machine).
+    `gpus`: the work is done on GPUs where there are any.
+    """
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     try:
-        return Workers(RayPool(workers, threads, ours))
+        return Workers(RayPool(workers, threads, gpus, ours))
     except UserError:
         if ours:
             ray.shutdown()
@@ -54,9 +57,9 @@ class RayPool:
     `size`: by default as many as the cluster holds. An actor that dies is replaced wherever there is room.
     """
 
-    def __init__(self, size: int | None, threads: int | None, shut_down: bool):
+    def __init__(self, size: int | None, threads: int | None, use_gpus: bool, shut_down: bool):
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-        gpus = sum(int(n.get("GPU", 0)) for n in nodes)
+        gpus = sum(int(n.get("GPU", 0)) for n in nodes) if use_gpus else 0
         most = max((int(n.get("CPU", 0)) for n in nodes), default=0)
         self._threads = threads or (1 if gpus else max(1, min(CPU_THREADS, most)))
         if self._threads > most:

@@ -94,6 +94,10 @@ class Workers:
     def __init__(self, pool: Pool):
         self.pool = pool
 
+    @property
+    def size(self) -> int:
+        return self.pool.size
+
     def __enter__(self) -> Workers:
         return self
 
