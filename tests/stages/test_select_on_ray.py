@@ -13,7 +13,7 @@ from test_select import fitted, run, scores_table, write_scores  # noqa: F401
 from pplscape.errors import UserError
 from pplscape.manifest import read_manifest
 
-PARTS, ROWS = 6, 30_000
+PARTS, ROWS = 6, 15_000
 
 
 @pytest.fixture(scope="module")
