@@ -2,8 +2,8 @@
 
 The embedded model scores a corpus of equal parts (text of this environment, repeated until there is enough), in fp32:
 one process with two threads, two processes with one, both here and as Ray actors, one process with one thread for the
-scaling. Scores must be the same bytes for equal threads. Rates are taken twice: of the whole command, and between the
-first and the last finished part, which leaves out starting.
+scaling. Scores must be the same bytes for equal threads. Rates are taken twice: of the whole command, and after every
+worker has finished its first part, which leaves out starting.
 
     python benchmarks/workers.py --parts 12
 """
@@ -44,7 +44,7 @@ RESULT = Path(__file__).parent / "results" / "workers.json"
 def corpus(folder: Path, parts: int, part_bytes: int) -> Path:
     """A prepared corpus of about `parts` parts."""
     with patch("pplscape.text.write.PART_BYTES", part_bytes):
-        files = python_corpus(max_bytes=2 * parts * part_bytes, max_file_bytes=30_000)
+        files = python_corpus(max_bytes=parts * part_bytes, max_file_bytes=30_000)
         return prepare(
             files, model=model_path("demo"), out=folder / "prepared", chunk_tokens=256, valid=0, test=0,
             near_duplicates="keep",
@@ -71,9 +71,10 @@ def measure(prepared: Path, out: Path, way: dict[str, Any]) -> dict[str, Any]:
         score(prepared, model=model_path("demo"), out=out, dtype="float32", **way)
     seconds = time.perf_counter() - start
     when = [t for t, name in seen if name.startswith("part-")]
+    begun = when[way["workers"] - 1]
     tokens = {n: sum(pq.read_table(out / n, columns=["length"])["length"].to_pylist()) for t, n in seen if "/" not in n}
-    first = {name for t, name in seen if t <= when[0]}
-    steady = sum(v for n, v in tokens.items() if n not in first) / (when[-1] - when[0])
+    first = {name for t, name in seen if t <= begun}
+    steady = sum(v for n, v in tokens.items() if n not in first) / (when[-1] - begun)
     return {
         "seconds": round(seconds, 2), "first_part": round(when[0] - start, 2), "tokens": sum(tokens.values()),
         "whole_rate": round(sum(tokens.values()) / seconds), "steady_rate": round(steady),

@@ -95,9 +95,12 @@ def test_a_lost_node(
 
 
 def test_a_real_model(
-    parted: Path, tiny_model_dir: Path, tiny_reference: Path, tmp_path: Path, on: dict[str, Any]
-) -> None:
-    found = score(parted, model=str(tiny_model_dir), out=tmp_path / "s", **on | {"threads": 1, "workers": 1})
+    parted: Path, tiny_model_dir: Path, tiny_reference: Path, tmp_path: Path, on: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """From a relative path, which means the same to workers."""
+    monkeypatch.chdir(parted.parent)
+    found = score(parted.name, model=str(tiny_model_dir), out=tmp_path / "s", **on | {"threads": 1, "workers": 1})
     assert_same_scores(found, tiny_reference)
 
 

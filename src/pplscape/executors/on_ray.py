@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,13 +108,16 @@ class RayPool:
 
     def _start(self) -> _Worker:
         options = {"num_cpus": self._threads, "num_gpus": int(self._with_gpu), "max_restarts": 0}
-        return _Worker(ray.remote(_Actor).options(**options).remote())
+        return _Worker(ray.remote(_Actor).options(**options).remote(os.getcwd()))
 
 
 class _Actor:
     """`workers.Server` in a process of Ray's."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        """`folder`: where relative paths begin, as they do for the coordinator."""
+        with suppress(OSError):  # it may not exist here, and need not where all paths are absolute
+            os.chdir(folder)
         self._told = 0
         self._server = Server(self._hear, ray.get_runtime_context().get_node_id())
 
