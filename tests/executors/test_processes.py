@@ -91,10 +91,12 @@ def test_a_real_model_in_two_processes(
         ({"workers": 0}, "--workers 0 must be 1 or more"),
         ({"threads": -1}, "--threads -1 must be 1 or more"),
         ({"address": "there:1"}, "pass --executor ray as well"),
+        ({"engine": "ngram", "workers": 2}, "--engine ngram runs in one process"),
+        ({"engine": "ngram", "rank": 0, "ranks": 2}, "--engine ngram runs in one process"),
         ({"rank": 1}, "--rank and --ranks belong together"),
         ({"rank": 2, "ranks": 2}, "--rank 2 --ranks 2 is no rank"),
     ],
 )
 def test_bad_requests(parted: Path, bigram_dir: Path, tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        score(parted, model=str(bigram_dir), engine="fake", out=tmp_path / "s", **options)
+        score(parted, model=str(bigram_dir), out=tmp_path / "s", **{"engine": "fake"} | options)
