@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from worker_jobs import DisturbedScoring
 
-from pplscape.manifest import read_manifest
+from pplscape.manifest import MANIFEST, read_manifest
 from pplscape.stages.prepare import prepare
 from pplscape.stages.score import score
 from pplscape.text.prepared import Prepared
@@ -81,7 +81,8 @@ def disturb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pa
 
 
 def data_files(out: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
+    files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {str(p.relative_to(out)): p.read_bytes() for p in files}
 
 
 def assert_same_scores(found: Path, reference: Path) -> None:

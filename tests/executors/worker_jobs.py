@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pplscape.errors import UserError
 from pplscape.executors import Tell
-from pplscape.stages.score import Scoring
+from pplscape.jobs import Scoring
 
 
 def once(path: Path) -> bool:
