@@ -177,7 +177,7 @@ def test_resumed_work_keeps_the_dtype_it_began_with(
     corpus: Path, tame: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "candidates", lambda device, n_params: GPU)
-    import pplscape.stages.score as stage
+    import pplscape.jobs as stage
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt

@@ -10,6 +10,7 @@ import typer
 from pplscape.cli.configured import Config, Set
 from pplscape.cli.dry import dry, input_tokens, model_cost
 from pplscape.cli.options import (
+    Address,
     Bos,
     Budget,
     ChunkTokens,
@@ -17,6 +18,7 @@ from pplscape.cli.options import (
     DryRun,
     Dtype,
     Engine,
+    Executor,
     Limit,
     LimitTokens,
     MinTokens,
@@ -25,6 +27,8 @@ from pplscape.cli.options import (
     Overwrite,
     Revision,
     Seed,
+    Threads,
+    Workers,
 )
 
 app = typer.Typer()
@@ -99,6 +103,12 @@ def score(
     min_tokens: MinTokens = 64,
     limit: Limit = None,
     limit_tokens: LimitTokens = None,
+    executor: Executor = "local",
+    workers: Workers = None,
+    threads: Threads = None,
+    address: Address = None,
+    rank: Annotated[int | None, typer.Option(help="Do one share only, from 0; the last rank finishes.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Number of shares, the same for all ranks.")] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -112,7 +122,8 @@ def score(
     stage(
         inputs, model=model_path(model), out=out, engine=engine, revision=revision, dtype=dtype, bos=bos,
         context=context, chunk_tokens=chunk_tokens, min_tokens=min_tokens, limit=limit, limit_tokens=limit_tokens,
-        reference=reference or (), order=order, overwrite=overwrite,
+        reference=reference or (), order=order, executor=executor, workers=workers, threads=threads, address=address,
+        rank=rank, ranks=ranks, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import typer
 from pplscape.cli.configured import Config, Set
 from pplscape.cli.dry import dry, model_cost, selected_tokens
 from pplscape.cli.options import (
+    Address,
     Bos,
     Budget,
     ChunkTokens,
@@ -19,6 +20,7 @@ from pplscape.cli.options import (
     DryRun,
     Dtype,
     Engine,
+    Executor,
     General,
     LearningRate,
     LoraRank,
@@ -80,7 +82,9 @@ def select(
     export: Annotated[
         str | None, typer.Option(help="Formats of `export`, written to OUT/export; needs --corpus.")
     ] = None,
+    executor: Executor = "local",
     workers: Annotated[int | None, typer.Option(help="Threads that read the scores; default: all cores.")] = None,
+    address: Address = None,
     resamples: Annotated[int, typer.Option(help="How often the gate redoes the choice of the law; 0: no gate.")] = 200,
     corpus: Annotated[
         Path | None, typer.Option(help="The prepared folder: writes subset/ in the input's format.")
@@ -108,8 +112,8 @@ def select(
         max_epochs=max_epochs, dos_spread=dos_spread, dos_weights=weights_of(dos_weights), dos_stop=dos_stop,
         whole_documents=whole_documents, nested=nested, contains=contains, quotas=quotas_of(quota),
         forced=ids_of(force), forbidden=ids_of(forbid), replay=replay, replay_share=replay_share,
-        formats=export.split(",") if export else (), model=model, target=target or (), workers=workers,
-        resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,
+        formats=export.split(",") if export else (), model=model, target=target or (), executor=executor,
+        workers=workers, address=address, resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,
     )  # fmt: skip
 
 

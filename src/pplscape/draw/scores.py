@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of, uniforms_of_bits
 from pplscape.errors import UserError
+from pplscape.executors.base import Executor, Tell, in_order
 from pplscape.manifest import MANIFEST, read_manifest
 from pplscape.schema import REJECTED
 from pplscape.statistics import Floats
@@ -131,6 +132,12 @@ class Scores:
     keys: Keyed | None = None
     documents: bool = False
     """A row is a whole document (see `draw/documents.py`)."""
+    executor: Executor | None = None
+    """Who works on units; None: `workers` threads of this process."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """An executor stays where it is: workers ask for one unit at a time."""
+        return self.__dict__ | {"executor": None}
 
     def keyed(self, keys: Keyed) -> Scores:
         """The same scores, every chunk with its key."""
@@ -154,11 +161,16 @@ class Scores:
 
     def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
         """task(self, unit, *args) for every unit, in the order of units."""
+        if self.executor is not None:
+            done = self.executor.map(
+                UnitJob(task, self, args), self.units, name=lambda u: f"Reading {u.file}", ahead=2 * self.executor.size
+            )
+            return in_order(done)
         if self.workers == 1 or len(self.units) == 1:
             return (task(self, unit, *args) for unit in self.units)
         return self._in_threads(ThreadPoolExecutor(self.workers), task, *args)
 
-    def _in_threads(self, pool: Executor, task: Callable[..., T], *args: Any) -> Iterator[T]:
+    def _in_threads(self, pool: ThreadPoolExecutor, task: Callable[..., T], *args: Any) -> Iterator[T]:
         with pool:
             ahead = [pool.submit(task, self, unit, *args) for unit in self.units[: self.workers]]
             for following in [*self.units[self.workers :], *[None] * len(ahead)]:
@@ -221,6 +233,18 @@ def check_whole(scores: Scores) -> None:
             f"The score files hold {scores.rows} chunks, their manifest counted {counted}: a file is missing or has "
             "changed; score again."
         )
+
+
+@dataclass(frozen=True)
+class UnitJob:
+    """`Scores.map` as a job: task(scores, unit, *args) by other processes, which must find the files."""
+
+    task: Callable[..., Any]
+    scores: Scores
+    args: tuple[Any, ...]
+
+    def __call__(self, tell: Tell) -> Callable[[Unit], Any]:
+        return lambda unit: self.task(self.scores, unit, *self.args)
 
 
 def score_files(path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ from pplscape.draw.stream import Taken, read_contained
 from pplscape.draw.textual import FOLDER as TEXT_FOLDER
 from pplscape.draw.textual import keys_for
 from pplscape.errors import UserError
+from pplscape.executors import Executor, open_executor
 from pplscape.manifest import StageFolder
 from pplscape.reporting.selection_summary import summary
 from pplscape.statistics import Scale
@@ -54,7 +56,7 @@ def select(
     forbidden: Sequence[str] = (), replay: Path | str | None = None, replay_share: float = 0.0,
     corpus: Path | str | None = None, text_columns: Columns | None = None, model: str | None = None,
     target: Sequence[str] = (), formats: Sequence[str] = (), resamples: int = 200, seed: int = 0,
-    workers: int | None = None, overwrite: bool = False,
+    executor: str = "local", workers: int | None = None, address: str | None = None, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/selection.json, OUT/summary.md, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus`
     OUT/subset/.
@@ -72,8 +74,9 @@ def select(
     `model`, `target`: for strategies that look at text, see `draw.textual.keys_for`; they need `corpus`.
     `formats`: what `export` then writes from `corpus` to OUT/export/; token formats need `model`.
     `resamples`: how often the choice of the law is redone for the gate; 0 asks no gate. `workers`: threads that read
-    score files, by default one a core; they change nothing but the time. Scores are streamed: memory does not grow with
-    the pool, except for `dos`.
+    score files, by default one a core; they change nothing but the time. With `executor` ray they are actors on the
+    cluster at `address`, which must find scores and OUT under the same paths. Scores are streamed: memory does not grow
+    with the pool, except for `dos`.
     """
     options = Options(
         scale=scale, target=None if target_mean is None else Target(target_mean, target_std), band=band,
@@ -102,12 +105,14 @@ def select(
         if corpus is None:
             raise UserError(f"Strategy {strategy} reads the text: pass --corpus, the prepared folder that was scored.")
         inputs |= identities("target", target)
-    with StageFolder(
+    stage = StageFolder(
         Path(out), stage="select", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
-    ) as folder:
+    )
+    with stage as folder, ExitStack() as running:
         if not folder.finished:
+            readers = running.enter_context(_readers(executor, workers, address))
             fitted, pilots = _law_and_pilots(law, form, tables, columns)
-            table = Scores.read(scores, workers)
+            table = replace(Scores.read(scores, workers), executor=readers)
             check_whole(table)
             prepared = None if corpus is None else Prepared(Path(corpus))
             if prepared is not None:
@@ -212,6 +217,13 @@ def _law_and_pilots(
         get_form(form)  # asked for by name: a user's own file may be run
     pilots = read_runs(list(tables.values()), dict(columns or {})) if tables else None
     return Law.from_json(Path(law)), pilots
+
+
+def _readers(executor: str, workers: int | None, address: str | None) -> AbstractContextManager[Executor | None]:
+    """None locally: threads of this process read the scores."""
+    if executor == "local" and address is None:
+        return nullcontext()
+    return open_executor(executor, workers, threads=1, address=address, gpus=False)
 
 
 def _check_names(

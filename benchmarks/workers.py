@@ -1,0 +1,113 @@
+"""Scoring with one and with several workers: tokens/s and what they cost before the first token.
+
+The embedded model scores a corpus of equal parts (text of this environment, repeated until there is enough), in fp32:
+one process with two threads, two processes with one, both here and as Ray actors, one process with one thread for the
+scaling. Scores must be the same bytes for equal threads. Rates are taken twice: of the whole command, and after every
+worker has finished its first part, which leaves out starting.
+
+    python benchmarks/workers.py --parts 12
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pyarrow.parquet as pq
+
+from pplscape.embedded.corpus import python_corpus
+from pplscape.flow import model_path
+from pplscape.manifest import StageFolder, read_manifest
+from pplscape.stages.prepare import prepare
+from pplscape.stages.score import score
+from pplscape.text.prepared import Prepared
+
+WAYS: dict[str, dict[str, Any]] = {
+    "1 process, 2 threads": {"workers": 1, "threads": 2},
+    "1 process, 1 thread": {"workers": 1, "threads": 1},
+    "2 processes, 1 thread": {"workers": 2, "threads": 1},
+    "Ray, 1 actor, 1 thread": {"executor": "ray", "workers": 1, "threads": 1},
+    "Ray, 2 actors, 1 thread": {"executor": "ray", "workers": 2, "threads": 1},
+}
+RESULT = Path(__file__).parent / "results" / "workers.json"
+
+
+def corpus(folder: Path, parts: int, part_bytes: int) -> Path:
+    """A prepared corpus of about `parts` parts."""
+    with patch("pplscape.text.write.PART_BYTES", part_bytes):
+        files = python_corpus(max_bytes=parts * part_bytes, max_file_bytes=30_000)
+        return prepare(
+            files, model=model_path("demo"), out=folder / "prepared", chunk_tokens=256, valid=0, test=0,
+            near_duplicates="keep",
+        )  # fmt: skip
+
+
+@contextmanager
+def arrivals() -> Iterator[list[tuple[float, str]]]:
+    """When each file of a stage was written."""
+    seen: list[tuple[float, str]] = []
+    write = StageFolder.write_bytes
+
+    def noted(self: StageFolder, name: str, data: bytes) -> None:
+        write(self, name, data)
+        seen.append((time.perf_counter(), name))
+
+    with patch.object(StageFolder, "write_bytes", noted):
+        yield seen
+
+
+def measure(prepared: Path, out: Path, way: dict[str, Any]) -> dict[str, Any]:
+    start = time.perf_counter()
+    with arrivals() as seen:
+        score(prepared, model=model_path("demo"), out=out, dtype="float32", **way)
+    seconds = time.perf_counter() - start
+    when = [t for t, name in seen if name.startswith("part-")]
+    begun = when[way["workers"] - 1]
+    tokens = {n: sum(pq.read_table(out / n, columns=["length"])["length"].to_pylist()) for t, n in seen if "/" not in n}
+    first = {name for t, name in seen if t <= begun}
+    steady = sum(v for n, v in tokens.items() if n not in first) / (when[-1] - begun)
+    return {
+        "seconds": round(seconds, 2), "first_part": round(when[0] - start, 2), "tokens": sum(tokens.values()),
+        "whole_rate": round(sum(tokens.values()) / seconds), "steady_rate": round(steady),
+        "processes": len(read_manifest(out)["run"]["parts"]),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", type=int, default=12)
+    parser.add_argument("--part-bytes", type=int, default=100_000)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    given = parser.parse_args()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = corpus(Path(scratch), given.parts, given.part_bytes)
+        found, data = {}, {}
+        for name, way in WAYS.items():
+            out = Path(scratch) / name.replace(" ", "")
+            found[name] = measure(prepared, out, way)
+            data.setdefault(way["threads"], set()).add(json.dumps(read_manifest(out)["files"]))
+            print(name, found[name], flush=True)
+        machine = {"cores": len(os.sched_getaffinity(0)), "cpu": platform.processor(), "load": os.getloadavg()[0]}
+        parts = len(Prepared(prepared).parts("pool"))
+        same = all(len(files) == 1 for files in data.values())
+        result = {"ways": found, "parts": parts, "same_bytes_for_equal_threads": same, **machine}
+    given.result.parent.mkdir(exist_ok=True)
+    given.result.write_text(json.dumps(result, indent=1) + "\n")
+    print("| way | tokens/s, whole | tokens/s, steady | first part after, s |\n|---|---|---|---|")
+    for name, row in found.items():
+        print(f"| {name} | {row['whole_rate']:,} | {row['steady_rate']:,} | {row['first_part']} |")
+    print("same bytes for equal threads:", same)
+
+
+if __name__ == "__main__":
+    main()
