@@ -30,7 +30,7 @@ from pplscape.stages.train import ORDER_STREAM
 from pplscape.statistics import Bins, moments, on_scale
 from pplscape.text.prepared import Prepared
 from pplscape.training.evaluate import TextLoss
-from pplscape.training.loop import train_run
+from pplscape.training.loop import Progressed, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
 from .cells import Cell, arguments
@@ -206,7 +206,9 @@ class Bench:
         """As `pplscape.train`: paired order, the recipe, from the base model."""
         order = uniforms(ORDER_STREAM + seed, selected["doc_id"].to_pylist(), np.asarray(selected["chunk_index"]))
         chunks = chunk_ids(self.corpus, selected.take(pa.array(with_repeats(selected, order))), self.learner)
-        train_run(self.learner, chunks, self.setting.train_recipe)
+        self.learner.reset()
+        recipe = self.setting.train_recipe
+        train_steps(self.learner, run_steps(chunks, recipe), recipe, Progressed())
 
     def _losses(self, cell: Cell) -> dict[str, Any]:
         found: dict[str, Any] = {}
