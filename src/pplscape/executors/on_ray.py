@@ -30,13 +30,14 @@ PATIENCE = 60.0
 
 
 def open_ray(workers: int | None, threads: int | None, address: str | None, gpus: bool) -> Workers:
-    """Connect to the cluster at `address` (none: the running one that RAY_ADDRESS names, else one on this machine).
+    """Connect to the cluster at `address` (none: the one that RAY_ADDRESS names, else a new one on this machine).
     `gpus`: the work is done on GPUs where there are any.
     """
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        where = address or os.environ.get("RAY_ADDRESS") or "local"  # never a cluster that happens to run here
+        ray.init(address=where, log_to_driver=False, logging_level=logging.WARNING)
     try:
         return Workers(RayPool(workers, threads, gpus, ours))
     except UserError:
