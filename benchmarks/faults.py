@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def main() -> int:
             f"{len(s.done_twice)} |"
         )
     if options.out:
-        options.out.write_text(json.dumps([asdict(s) for s in found], indent=1) + "\n")
+        options.out.write_text(json.dumps([vars(s) for s in found], indent=1) + "\n")
     return int(any(s.differing or s.done_twice for s in found))
 
 
