@@ -174,7 +174,7 @@ def test_a_collection_stays_one_file(tmp_path: Path, tiny_tokenizer_dir: Path, m
     ids = prepared.documents("pool", 0)["doc_id"].to_pylist()
     assert ids[:3] == ["corpus.txt.gz/0", "corpus.txt.gz/1", "corpus.txt.gz/2"]
     selected = select(prepared)
-    write_subset(prepared, selected, tmp_path / "subset")
+    write_subset(prepared, as_selection(tmp_path, selected), tmp_path / "subset")
     (only,) = (p for p in (tmp_path / "subset").rglob("*") if p.is_file())
     assert only.name == path.name
     lines = [line for line in gzip.decompress(only.read_bytes()).decode().split("\n") if line]
@@ -182,7 +182,7 @@ def test_a_collection_stays_one_file(tmp_path: Path, tiny_tokenizer_dir: Path, m
     assert "".join(lines) == "".join(prepared.texts("pool", selected)).replace("\n", "")
     path.write_bytes(gzip.compress(whole.upper().encode()))
     with pytest.raises(UserError, match="has changed"):
-        write_subset(prepared, selected, tmp_path / "subset")
+        write_subset(prepared, as_selection(tmp_path, selected), tmp_path / "subset")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl.gz", "parquet", "txt"])
