@@ -2,6 +2,7 @@
 
     PPLSCAPE_DATA=... python -m evidence run OUT [--domain biomed] [--pool 0.3] [--cells 10]
     PPLSCAPE_DATA=... python -m evidence flat OUT     F8: does the gate stay shut where nothing can be gained
+    python -m evidence restore OUT         finished cells from the committed tables, to go on on another machine
     python -m evidence tables OUT          the committed tables from the finished cells
     python -m evidence analyse             summaries, figures and docs/results.md from the committed tables
 
@@ -66,6 +67,15 @@ class Store:
 
     def add(self, cell: Cell, row: dict[str, Any]) -> None:
         write_atomic(self.folder / cell.file, (json.dumps(row) + "\n").encode())
+
+    def restore(self, table: Path) -> int:
+        """Cells of a committed runs.jsonl that are not here yet: to go on where another machine stopped."""
+        rows = [json.loads(line) for line in table.read_text().splitlines()]
+        cells = [Cell(*(r[k] for k in ("experiment", "pool", "method", "seed", "size"))) for r in rows]
+        missing = [(c, r) for c, r in zip(cells, rows, strict=True) if not self.has(c)]
+        for cell, row in missing:
+            self.add(cell, row)
+        return len(missing)
 
     def trained(self) -> dict[str, dict[str, Any]]:
         """Rows by what was trained."""
@@ -151,7 +161,7 @@ def main(words: list[str] | None = None) -> None:
     from .tables import write_tables
 
     parser = argparse.ArgumentParser(prog="python -m evidence", description=__doc__)
-    parser.add_argument("verb", choices=["run", "flat", "tables", "analyse"])
+    parser.add_argument("verb", choices=["run", "flat", "restore", "tables", "analyse"])
     parser.add_argument("out", type=Path, nargs="?", help="folder of pools and cells; kept, so that runs resume")
     parser.add_argument("--domain", default="biomed")
     parser.add_argument("--pool", type=float, default=0.3, help="share of dirt")
@@ -162,6 +172,9 @@ def main(words: list[str] | None = None) -> None:
         run(given.out, given.domain, given.pool, given.cells)
     if given.verb == "flat":
         run_flat(given.out, given.domain, given.cells)
+    if given.verb == "restore":
+        done = Store(given.out / given.domain / "cells").restore(given.results / given.domain / "runs.jsonl")
+        print(f"{done} cells restored")
     if given.verb == "tables":
         write_tables(Setting.read(given.domain), given.out / given.domain, given.results / given.domain)
     if given.verb == "analyse":

@@ -15,6 +15,8 @@ from scipy.interpolate import PchipInterpolator
 
 Floats = NDArray[np.float64]
 LEVEL, RESAMPLES, FEWEST = 0.9, 9_999, 3
+GRID = 4_001
+"""Points at which random's curve is inverted: to 1e-7 of the factor."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,8 @@ def efficiency(loss: float, sizes: Sequence[float], losses: Sequence[float]) -> 
         return Efficiency(float(size[0]), "" if loss == value[0] else "<")
     keep = np.concatenate([[True], np.diff(value) < 0])
     curve = PchipInterpolator(np.log(size[keep]), value[keep])
-    low, high = np.log(size[0]), np.log(size[-1])
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if curve(middle) > loss else (low, middle)
-    return Efficiency(float(np.exp((low + high) / 2)), "")
+    grid = np.linspace(np.log(size[0]), np.log(size[-1]), GRID)
+    return Efficiency(float(np.exp(np.interp(-loss, -curve(grid), grid))), "")
 
 
 def _falling(values: Floats) -> Floats:

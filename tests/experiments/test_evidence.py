@@ -257,6 +257,18 @@ def test_names_of_methods() -> None:
     assert len(files) == len(set(files))
 
 
+def test_cells_are_restored_from_a_committed_table(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
+    wanted = [Cell("x", "pool", "random", seed) for seed in range(3)]
+    run_cells(wanted, lambda cell, known: {"loss_test": float(cell.seed)}, first)
+    table = tmp_path / "runs.jsonl"
+    table.write_text("".join(json.dumps(r) + "\n" for r in first.rows()))
+    assert second.restore(table) == 3
+    assert second.restore(table) == 0
+    assert second.rows() == first.rows()
+    assert run_cells(wanted, lambda cell, known: {}, second) == 0
+
+
 KILLED = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
