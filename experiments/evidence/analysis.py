@@ -246,7 +246,7 @@ def differences_figure(table: Table, path: Path) -> None:
         axes.plot(found.mean, y, "|", ms=14, mew=2, color="black")
     axes.axvline(0, color="grey", lw=1)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("test loss − random, nats/token (lower is better); points: seeds, bar: mean and 90 % t interval")
+    axes.set_xlabel("test loss − random, nats/token (points: seeds; bar: mean, 90 % t interval)")
     _save(figure, path)
 
 

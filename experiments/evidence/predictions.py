@@ -44,7 +44,7 @@ def composition(selected: pa.Table, facts: dict[str, Any], n_params: float) -> C
 
 
 def predict(pool: Path, rows: Sequence[Row]) -> list[Row]:
-    """Predictions of every fitted form for every trained cell whose draw is kept."""
+    """Predictions of every fitted form for every cell that was trained itself and whose draw is kept."""
     if not (pool / "law" / "law.json").exists():
         return []
     law, facts = Law.from_json(pool / "law" / "law.json"), read_json(pool / "landscape" / "landscape.json", "landscape")
@@ -52,7 +52,7 @@ def predict(pool: Path, rows: Sequence[Row]) -> list[Row]:
     found = []
     for r in rows:
         draw = pool / "draws" / Cell(*(r[k] for k in ("experiment", "pool", "method", "seed", "size"))).file[:-5]
-        if r["status"] != "ok" or r["pool"] != pool.name or not draw.exists():
+        if r["status"] != "ok" or "same_as" in r or r["pool"] != pool.name or not draw.exists():
             continue
         asked = composition(read_selected(draw), facts, n_params)
         for entry in (law, *law.alternatives):
