@@ -1,8 +1,7 @@
 """NLL of targets from hidden states, the vocabulary in tiles: logits exist for some rows and some columns at a time.
 
 The log-sum-exp is carried from tile to tile with its running maximum (Milakov and Gimelshein 2018, arXiv 1805.02867),
-so memory depends neither on the vocabulary nor on the batch. Tiles that fit the caches are also faster: against logits
-of whole rows 1.3 times at 50 k columns on a CPU (benchmarks/scoring.py).
+so memory depends neither on the vocabulary nor on the batch.
 
 Shapes: N positions, n rows of a tile, c columns of a tile, d hidden size, V vocabulary.
 """
