@@ -1,8 +1,8 @@
 """Linear layers for the forward pass on a CPU: oneDNN on weights laid out for it once.
 
-PyTorch multiplies fp32 matrices on a CPU with MKL. On an AMD machine with AVX-512 oneDNN did the same product (768 x 2048)
-in the same precision 1.3 times as fast for 512 rows and 1.5 times for 40. In bfloat16 the weights are converted once
-instead of in every batch.
+PyTorch multiplies fp32 matrices on a CPU with MKL. On an AMD machine with AVX-512 oneDNN did the same product (768 x
+2,048) in the same precision 1.3 times as fast for 512 rows and 1.5 times for 40. In bfloat16 the weights are converted
+once instead of in every batch.
 """
 
 from __future__ import annotations
