@@ -169,7 +169,7 @@ def run_series(name: str, job: Job, kills: int, folder: Path, rng: random.Random
     while found.kills < kills:
         killed = fresh(f"{name}-killed-{found.runs}")
         found.runs += 1
-        while not kill(killed, rng.uniform(0, 0.6 * found.seconds), found):
+        while not kill(killed, rng.uniform(0, 1.2 * found.seconds), found):  # some must live to write a first part
             pass
         got = files_of(Path(killed.out))
         found.differing += [key for key in wanted.keys() | got.keys() if wanted.get(key) != got.get(key)]
