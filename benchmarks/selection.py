@@ -236,9 +236,9 @@ def plot() -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for kind in dict.fromkeys(r["kind"] for r in rows if "dos" not in r["kind"]):
         of = [r for r in rows if r["kind"] == kind]
-        for axis, value in ((left, "seconds"), (right, "peak_gib")):
+        for axis, value in ((left, "cpu_seconds"), (right, "peak_gib")):
             axis.plot([r["rows"] for r in of], [r[value] for r in of], "o-", label=kind)
-    for axis, label in ((left, "seconds"), (right, "peak resident memory (GiB)")):
+    for axis, label in ((left, "CPU seconds"), (right, "peak resident memory (GiB)")):
         axis.set(xscale="log", yscale="log", xlabel="chunks in the pool", ylabel=label)
         axis.grid(alpha=0.3)
     left.legend()
