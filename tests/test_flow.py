@@ -148,7 +148,9 @@ def test_another_configuration_in_the_same_folder_is_refused(whole: Path, config
 
 def test_pilots_in_rounds(config: Path, tmp_path: Path) -> None:
     """The second round is planned by the law of the first and its runs join the fit; a settled decision ends them."""
-    path = pplscape.run(config, out=tmp_path / "run", overrides=["pilots.rounds=2", "pilots.tokens=80000", "arm_seeds=1"])
+    path = pplscape.run(
+        config, out=tmp_path / "run", overrides=["pilots.rounds=2", "pilots.tokens=80000", "arm_seeds=1"]
+    )
     run = tmp_path / "run"
     planned = json.loads((run / "plan-2/plan.json").read_text())
     first, second = (json.loads((run / p / "plan.json").read_text())["cost"]["tokens"] for p in ("plan", "plan-2"))
