@@ -6,6 +6,7 @@ the run with an error that names it. Results of a worker that was given up are n
 
 from __future__ import annotations
 
+import copy
 import pickle
 import traceback
 from collections import Counter, deque
@@ -229,7 +230,8 @@ def _portable(error: Exception) -> Exception:
     if not isinstance(error, UserError):
         error.add_note("In the worker:\n" + traceback.format_exc())
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+        pickle.dumps(error)
+        copy.copy(error)  # made again from its arguments, as in the other process
     except Exception:  # noqa: BLE001 - whatever an exception's constructor does
         return RuntimeError("\n".join([repr(error), *getattr(error, "__notes__", [])]))
     return error
