@@ -36,6 +36,14 @@ def test_learning_rate_known_values() -> None:
     assert RECIPE.split(1000) == (750, 250)
 
 
+def test_a_cooldown_takes_the_rate_of_the_middle_of_each_step() -> None:
+    chunks = [np.zeros(50, np.int32)] * 4
+    shares = [s.learning_rate for s in cooldown_steps(chunks, RECIPE, 1000)]
+    assert shares == pytest.approx([1 - 0.25**0.5, 1 - 0.75**0.5])  # two steps of 100: at 50 and 150 of 200
+    (only,) = cooldown_steps(chunks[:1], RECIPE, 1000)
+    assert only.learning_rate == pytest.approx(1 - 0.5**0.5)  # a pilot with one step of cooldown is annealed too
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 200))
 def test_steps_drop_no_token_and_end_at_most_one_chunk_late(lengths: list[int], step_tokens: int) -> None:
     chunks = [np.zeros(n, np.int32) for n in lengths]

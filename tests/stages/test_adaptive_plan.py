@@ -65,6 +65,15 @@ def planned(path: Path) -> dict[str, Any]:
     return json.loads((path / "plan.json").read_text())
 
 
+def test_a_plan_whose_smallest_runs_are_warm_up_says_so(bench: Path) -> None:
+    smallest = planned(bench / "plan")["sizes"][0]
+    recipe = Recipe(warmup_tokens=smallest // 2, step_tokens=RECIPE.step_tokens)
+    warned = plan(bench / "landscape", budget="20%", pilot_tokens=40_000, out=bench / "warmed", recipe=recipe)
+    assert ("Warning: warm-up" in summary(warned)) == (3 * recipe.warmup_tokens > planned(warned)["sizes"][0])
+    assert "--warmup-tokens" in summary(warned)
+    assert "Warning: warm-up" not in summary(bench / "plan")
+
+
 def test_a_second_round_adds_to_the_first(bench: Path) -> None:
     again = plan(
         bench / "landscape", budget="20%", pilot_tokens=20_000, out=bench / "second", runs=bench / "pilots",

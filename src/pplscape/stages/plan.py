@@ -157,5 +157,17 @@ def summary(folder: Path) -> str:
             f"condition number {design['condition_number']:.1f}, VIF {design['vif']:.2f}, "
             f"correlation of mean and spread {design['mean_std_correlation']:+.2f}",
             *([content["adaptive"]["sentence"]] if "adaptive" in content else []),
+            *_warnings(content),
         ]
     )
+
+
+def _warnings(content: dict[str, Any]) -> list[str]:
+    """A pilot that is mostly warm-up says little about larger runs."""
+    smallest, warmup = content["sizes"][0], content["recipe"]["warmup_tokens"]
+    if 3 * warmup <= smallest:
+        return []
+    return [
+        f"Warning: warm-up takes {min(1, warmup / smallest):.0%} of the smallest runs; a law will read that as slow "
+        f"learning. Give --warmup-tokens {smallest // 4:,} or less, or more pilot tokens."
+    ]

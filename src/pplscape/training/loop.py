@@ -89,12 +89,15 @@ def constant_steps(chunks: Sequence[Ids], recipe: Recipe, done: int) -> Iterator
 
 
 def cooldown_steps(chunks: Sequence[Ids], recipe: Recipe, done: int) -> Iterator[Step]:
-    """The end of a run that has seen `done` domain tokens: the decay over exactly these chunks."""
+    """The end of a run that has seen `done` domain tokens: the decay over exactly these chunks.
+
+    A step takes the rate of its middle, so that a small pilot's only step is annealed too and sizes stay comparable.
+    """
     start, total = done, sum(len(c) for c in chunks)
     for batch in batches_of(chunks, recipe.step_tokens):
-        step = Step(batch, recipe.cooled(done, done - start, total))
-        yield step
-        done += step.tokens
+        tokens = sum(len(c) for c in batch)
+        yield Step(batch, recipe.cooled(done, done - start + tokens / 2, total))
+        done += tokens
 
 
 def run_steps(chunks: Sequence[Ids], recipe: Recipe) -> list[Step]:

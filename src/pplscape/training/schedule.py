@@ -53,7 +53,7 @@ class Recipe:
         """Learning rate after `done` domain tokens of a trunk."""
         return self.learning_rate * min(1.0, (done + self.step_tokens) / max(1, self.warmup_tokens))
 
-    def cooled(self, done: int, cooldown_done: int, cooldown_tokens: int) -> float:
+    def cooled(self, done: int, cooldown_done: float, cooldown_tokens: int) -> float:
         """Learning rate in a cooldown of `cooldown_tokens` begun `cooldown_done` tokens ago."""
         return self.constant(done) * DECAYS[self.decay](min(1.0, cooldown_done / max(1, cooldown_tokens)))
 
