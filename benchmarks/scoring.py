@@ -23,7 +23,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,30 @@ RESULTS, PAGE = HERE / "results" / "scoring.jsonl", HERE.parent / "docs" / "resu
 EMBEDDED = HERE.parent / "src" / "pplscape" / "embedded" / "base-2.6m"
 REPETITIONS, WINDOW = 3, 512
 TOKENS = {"short": 2_000, "mixed": 3_000, "long": 2_000}
-MODELS = {"50k": 50_304, "152k": 151_936}
+MODELS = {"50k": (50_304, 512, 8), "152k": (151_936, 512, 8), "124m": (50_304, 768, 12)}
+"""Vocabulary, width, layers: 51, 103 and 124 M parameters."""
 PEERS = ("loop", "padded", "lm-eval", "data-juicer")
 BATCHES = {"short": (16, 64), "mixed": (2, 6), "long": (2, 6)}
 LOWER = ("pplscape bf16", "loop bf16", "padded bf16", "matmul bf16")
-CELLS = {f"{w}-{m}": (w, m) for m, w in itertools.product((*MODELS, "2.6m"), TOKENS)}
+RATE = ("pplscape", "matmul", "pplscape bf16", "matmul bf16")
+CELLS = {f"{w}-{m}": (w, m) for m, w in itertools.product(("50k", "152k", "2.6m"), TOKENS)} | {
+    "rate-124m": ("mixed", "124m")
+}
 
 
 def make(folder: Path) -> None:
-    """Models of 124 and 202 M parameters with random weights, and the texts of the three workloads."""
+    """Models with random weights, and the texts of the three workloads."""
     import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED)
-    for name, vocabulary in MODELS.items():
+    for name, (vocabulary, width, layers) in MODELS.items():
         if (folder / name).exists():
             continue
         config = transformers.LlamaConfig(
-            vocab_size=vocabulary, hidden_size=768, intermediate_size=2048, num_hidden_layers=12,
-            num_attention_heads=12, num_key_value_heads=12, max_position_embeddings=1024, tie_word_embeddings=True,
+            vocab_size=vocabulary, hidden_size=width, intermediate_size=width * 8 // 3 // 64 * 64,
+            num_hidden_layers=layers, num_attention_heads=width // 64, num_key_value_heads=width // 64,
+            max_position_embeddings=1024, tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
         torch.manual_seed(0)
@@ -122,17 +127,22 @@ def run(folder: Path, cells: list[str]) -> None:
     done = {r["cell"] for r in _rows()}
     todo = [c for c in cells if c not in done]
     for model, group in itertools.groupby(todo, key=lambda c: CELLS[c][1]):
-        with _team(EMBEDDED if model == "2.6m" else folder / model, model != "2.6m") as team:
+        with _team(EMBEDDED if model == "2.6m" else folder / model, _names(model)) as team:
             for cell in group:
                 row = measure(folder, cell, team)
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
 
 
+def _names(model: str) -> Sequence[str]:
+    if model == "124m":
+        return RATE
+    return ["pplscape", "pplscape, no BOS", *PEERS, *(() if model == "2.6m" else ("matmul", *LOWER))]
+
+
 @contextlib.contextmanager
-def _team(model: Path, large: bool) -> Iterator[dict[str, Contestant]]:
-    """All contestants with this model; those that cannot start are left out."""
-    names = ["pplscape", "pplscape, no BOS", *PEERS, *(("matmul", *LOWER) if large else ())]
+def _team(model: Path, names: Sequence[str]) -> Iterator[dict[str, Contestant]]:
+    """The contestants with this model; those that cannot start are left out."""
     started = [Contestant(n, model) for n in names]
     try:
         yield {c.name: c for c in started if c.answer()}
@@ -146,7 +156,8 @@ def measure(folder: Path, cell: str, team: dict[str, Contestant]) -> dict[str, A
     workload, model = CELLS[cell]
     small = model == "2.6m"
     texts = folder / f"{workload}{'-2.6m' if small else ''}.json"
-    wanted = ["pplscape", *PEERS, *(() if small else ("matmul", *LOWER) if workload == "mixed" else ("matmul",))]
+    lower = workload == "mixed" and not small
+    wanted = [n for n in _names(model) if n != "pplscape, no BOS" and (lower or not n.endswith("bf16"))]
     batches = tuple(4 * b for b in BATCHES[workload]) if small else BATCHES[workload]
     sizes = {}
     for name in (n for n in wanted if n in team):
@@ -171,7 +182,8 @@ def measure(folder: Path, cell: str, team: dict[str, Contestant]) -> dict[str, A
         print(cell, name, found[name], flush=True)
     return {
         "cell": cell, "missing": [n for n in wanted if n not in team], "texts": len(expected),
-        "squares": _squares(texts), "load": os.getloadavg()[0], "found": found, **_machine(),
+        "squares": _squares(texts), "shape": MODELS.get(model), "load": os.getloadavg()[0], "found": found,
+        **_machine(),
     }  # fmt: skip
 
 
