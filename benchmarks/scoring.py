@@ -35,6 +35,8 @@ TOKENS = {"short": 2_000, "mixed": 3_000, "long": 2_000}
 MODELS = {"50k": (50_304, 512, 8), "152k": (151_936, 512, 8), "124m": (50_304, 768, 12)}
 """Vocabulary, width, layers: 51, 103 and 124 M parameters."""
 PEERS = ("loop", "padded", "lm-eval", "data-juicer")
+SCALES = {"": 1.0, "-152k": 0.5, "-2.6m": 10.0}
+"""Text in multiples of TOKENS, by what a model costs; its name ends the file's, if it stands here."""
 BATCHES = {"short": (16, 64), "mixed": (2, 6), "long": (2, 6)}
 LOWER = ("pplscape bf16", "loop bf16", "padded bf16", "matmul bf16")
 RATE = ("pplscape", "matmul", "pplscape bf16", "matmul bf16")
@@ -62,7 +64,7 @@ def make(folder: Path) -> None:
         transformers.LlamaForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     for name, texts in _workloads(tokenizer).items():
-        for scale, factor in (("", 1), ("-2.6m", 10)):  # more text for the small model
+        for scale, factor in SCALES.items():
             taken, n = [], 0
             for text in texts:
                 if n >= TOKENS[name] * factor:
@@ -155,7 +157,7 @@ def _team(model: Path, names: Sequence[str]) -> Iterator[dict[str, Contestant]]:
 def measure(folder: Path, cell: str, team: dict[str, Contestant]) -> dict[str, Any]:
     workload, model = CELLS[cell]
     small = model == "2.6m"
-    texts = folder / f"{workload}{'-2.6m' if small else ''}.json"
+    texts = folder / f"{workload}{f'-{model}' if f'-{model}' in SCALES else ''}.json"
     lower = workload == "mixed" and not small
     wanted = [n for n in _names(model) if n != "pplscape, no BOS" and (lower or not n.endswith("bf16"))]
     batches = tuple(4 * b for b in BATCHES[workload]) if small else BATCHES[workload]

@@ -90,5 +90,13 @@ def test_dry_run_writes_nothing_and_states_the_cost(tiny_model_dir: Path, tmp_pa
     assert not (tmp_path / "o").exists()
 
 
+def test_a_dry_run_of_several_workers_shares_the_time(tiny_model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("the fox " * 2000)
+    arguments = ["score", str(tmp_path / "c.txt"), "--model", str(tiny_model_dir), "--out", str(tmp_path / "o")]
+    told = [_run(*arguments, "--dry-run", *more, check=True).stdout for more in ([], ["--workers", "4"])]
+    assert "workers" not in told[0]
+    assert "4 workers, each with such a processor" in told[1]
+
+
 def test_version() -> None:
     assert _run("--version", check=True).stdout.strip() == f"pplscape {pplscape.__version__}"

@@ -12,7 +12,7 @@ from typing import Any
 from pplscape.engines import load_engine
 from pplscape.engines.base import EngineFacts
 from pplscape.errors import UserError
-from pplscape.executors import Tell, Where
+from pplscape.executors import Tell, TwoStep, Where
 from pplscape.manifest import table_bytes
 from pplscape.scoring import score_part
 from pplscape.text.prepared import Prepared
@@ -77,15 +77,18 @@ class Scoring:
                 f"{self.engine.model} is another model on {Where.here()} than elsewhere: {differing} differ."
             )
 
-        def score_one(number: int) -> tuple[bytes, bytes]:
+        def read(number: int) -> tuple[Any, ...]:
             chunks, texts = corpus.part(self.split, number)
-            before = None
-            if self.context:
-                before = corpus.contexts(self.split, number, chunks, self.context, engine.encode)
+            if not self.context:
+                return chunks, texts, None
+            return chunks, texts, corpus.contexts(self.split, number, chunks, self.context, engine.encode)
+
+        def compute(part: tuple[Any, ...]) -> tuple[bytes, bytes]:
+            chunks, texts, before = part
             scores, rejected = score_part(engine, chunks, texts, before, tell)
             return table_bytes(scores), table_bytes(rejected)
 
-        return score_one
+        return TwoStep(read, compute)
 
     def dtype_chosen(self, tell: Tell) -> Callable[[None], dict[str, str]]:
         """Job: what dtype `auto` means here, and why: tried on some chunks of the corpus."""

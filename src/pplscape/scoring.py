@@ -14,15 +14,16 @@ from pplscape import schema
 from pplscape.engines.base import Engine, Ids
 from pplscape.text.tokenizer import Failed, attempt
 
-SLICE_CHUNKS, SLICE_TOKENS = 4096, 2**18
-"""Upper bounds on a slice: what is cut into batches at once, tokenised ahead, and told as progress."""
+SLICE_CHUNKS, SLICE_TOKENS, FIRST_TOKENS = 4096, 2**18, 2**15
+"""Upper bounds on a slice: what is cut into batches at once, tokenised ahead, and told as progress. The first is small,
+because nothing is computed while it is tokenised."""
 
 Encoded = tuple[list[Ids], dict[int, str]]
 """(ids of each text, why there are none by position)."""
 
 
 def score_part(
-    engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids] | None = None,
+    engine: Engine, chunks: pa.Table, texts: list[str], contexts: list[Ids | Failed] | None = None,
     on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> tuple[pa.Table, pa.Table]:  # fmt: skip
     """(scores, rejected) of the chunks of one part, slice by slice; `on_tokens` is told the tokens of each.
@@ -39,7 +40,8 @@ def score_part(
             if following:
                 encoded.append(ahead.submit(_encode, engine, texts[following]))
             part = chunks.slice(s.start, s.stop - s.start)
-            good, bad = _score_slice(engine, part, texts[s], ready, contexts[s] if contexts else None)
+            before, ready = _followed(contexts[s], ready) if contexts else (None, ready)
+            good, bad = _score_slice(engine, part, texts[s], ready, before)
             scores.append(good)
             rejected.append(bad)
             on_tokens(int(lengths[s].sum()))
@@ -47,16 +49,28 @@ def score_part(
 
 
 def _slices(lengths: NDArray[np.int32]) -> list[slice]:
-    """Consecutive slices of at most SLICE_CHUNKS chunks and SLICE_TOKENS tokens (one chunk at least)."""
+    """Consecutive slices within the bounds above (one chunk at least)."""
     ends, start = np.cumsum(lengths, dtype=np.int64), 0
     found = []
     while start < len(lengths):
         before = ends[start - 1] if start else 0
-        within = int(np.searchsorted(ends, before + SLICE_TOKENS, side="right"))
+        within = int(np.searchsorted(ends, before + (SLICE_TOKENS if start else FIRST_TOKENS), side="right"))
         stop = max(start + 1, min(within, start + SLICE_CHUNKS))
         found.append(slice(start, stop))
         start = stop
     return found
+
+
+def _followed(contexts: list[Ids | Failed], encoded: Encoded) -> tuple[list[Ids], Encoded]:
+    """(contexts, encoded), in which a chunk whose context the tokenizer fails on has failed as well."""
+    ids, failed = list(encoded[0]), dict(encoded[1])
+    before: list[Ids] = []
+    for i, context in enumerate(contexts):
+        if isinstance(context, Failed):
+            failed.setdefault(i, f"the text before it: {context.detail}")
+            ids[i] = context = ids[i][:0]
+        before.append(context)
+    return before, (ids, failed)
 
 
 def _score_slice(

@@ -19,6 +19,7 @@ from pplscape.scoring import score_part
 from pplscape.stages.prepare import prepare
 from pplscape.stages.score import score
 from pplscape.text.prepared import Prepared
+from pplscape.text.tokenizer import Failed
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,16 @@ def test_rows_that_cannot_be_scored_are_rejected_with_a_reason(corpus: Path, tin
     kept = set(zip(scores["doc_id"].to_pylist(), scores["chunk_index"].to_pylist(), strict=True))
     lost = set(zip(rejected["doc_id"].to_pylist(), rejected["chunk_index"].to_pylist(), strict=True))
     assert not kept & lost
+
+
+def test_a_chunk_whose_context_cannot_be_tokenised_is_rejected(corpus: Path, tiny_tokenizer_dir: Path) -> None:
+    chunks, texts = Prepared(corpus).part("pool", 0)
+    contexts: list[Ids | Failed] = [np.arange(3, dtype=np.int32)] * len(texts)
+    contexts[2] = Failed("ValueError: cannot")
+    scores, rejected = score_part(FakeEngine(str(tiny_tokenizer_dir)), chunks, texts, contexts)
+    assert rejected.to_pylist()[0]["reason"] == "tokenizer_failed"
+    assert "the text before it: ValueError: cannot" in rejected["detail"].to_pylist()[0]
+    assert (scores.num_rows, rejected.num_rows) == (chunks.num_rows - 1, 1)
 
 
 def test_another_tokenizer_is_refused(corpus: Path, tmp_path: Path) -> None:

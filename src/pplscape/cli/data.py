@@ -116,7 +116,7 @@ def score(
     from pplscape.flow import model_path
 
     if dry_run:
-        return dry("score", inputs, out, model_cost(model, input_tokens(inputs), False))
+        return dry("score", inputs, out, model_cost(model, input_tokens(inputs), False, ranks or workers or 1))
     from pplscape.stages.score import score as stage
 
     stage(

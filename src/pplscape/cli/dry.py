@@ -14,12 +14,14 @@ def dry(stage: str, reads: Sequence[Any], out: Path, cost: str = "no training, s
     typer.echo(f"dry run: {stage}\n  reads   {', '.join(str(r) for r in reads)}\n  writes  {out}\n  costs   {cost}")
 
 
-def model_cost(model: str, tokens: int, train: bool) -> str:
-    """Tokens, FLOPs and seconds of scoring or training, from the model's configuration."""
+def model_cost(model: str, tokens: int, train: bool, workers: int = 1) -> str:
+    """Tokens, FLOPs and seconds of scoring or training, from the model's configuration; `workers` share them."""
     from pplscape.cost import SCORE_FLOPS, TRAIN_FLOPS, count_parameters, estimate
     from pplscape.flow import model_path
 
-    return str(estimate(tokens, count_parameters(model_path(model)), TRAIN_FLOPS if train else SCORE_FLOPS))
+    cost = estimate(tokens, count_parameters(model_path(model)), TRAIN_FLOPS if train else SCORE_FLOPS)
+    shared = f"; {workers} workers, each with such a processor: about {cost.seconds / workers:,.0f} s"
+    return f"{cost}{shared if workers > 1 else ''}"
 
 
 def input_tokens(inputs: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -15,6 +16,17 @@ Work = Callable[[Any], Any]
 """item -> result"""
 Job = Callable[[Tell], Work]
 """Prepares a worker. Items, results and, for workers of their own, the job itself must be picklable."""
+
+
+@dataclass(frozen=True)
+class TwoStep:
+    """Work whose reading may run beside the computing of the item before it."""
+
+    read: Work
+    compute: Work
+
+    def __call__(self, item: Any) -> Any:
+        return self.compute(self.read(item))
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ def ignore(amount: int) -> None:
 
 
 class InProcess:
-    """One item after the other, here."""
+    """One item after the other, here; of `TwoStep` work the next item is read meanwhile, in a thread."""
 
     size = 1
 
@@ -89,8 +101,19 @@ class InProcess:
     ) -> Iterator[Done]:  # fmt: skip
         if items:
             work = job(tell)
-            for index, item in enumerate(items):
-                yield Done(index, item, work(item), Where.here())
+            done = _read_ahead(work, items) if isinstance(work, TwoStep) else map(work, items)
+            for index, (item, value) in enumerate(zip(items, done, strict=True)):
+                yield Done(index, item, value, Where.here())
+
+
+def _read_ahead(work: TwoStep, items: Sequence[Any]) -> Iterator[Any]:
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(work.read, items[0])
+        for following in [*items[1:], None]:
+            ready = reading.result()
+            if following is not None:
+                reading = reader.submit(work.read, following)
+            yield work.compute(ready)
 
 
 def in_order(done: Iterator[Done]) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from pplscape.schema import CHUNKS
 from pplscape.text.context import Encode, Ids, left_contexts
 from pplscape.text.index import DocumentIndex
 from pplscape.text.split import SPLITS
+from pplscape.text.tokenizer import Failed
 
 
 class Prepared:
@@ -77,8 +78,8 @@ class Prepared:
         chunks = self._chunks(split, k)
         return chunks, self._slice(split, k, chunks)
 
-    def contexts(self, split: str, k: int, chunks: pa.Table, n: int, encode: Encode) -> list[Ids]:
-        """The up to `n` token ids that stand before each chunk of part k in its document."""
+    def contexts(self, split: str, k: int, chunks: pa.Table, n: int, encode: Encode) -> list[Ids | Failed]:
+        """The up to `n` token ids that stand before each chunk of part k in its document; see `left_contexts`."""
         documents = self.documents(split, k, ["doc_id", "text"])
         text_of = dict(zip(documents["doc_id"].to_pylist(), documents["text"].to_pylist(), strict=True))
         places = zip(chunks["doc_id"].to_pylist(), chunks["char_start"].to_pylist(), strict=True)
