@@ -63,7 +63,9 @@ class Bench:
         """What `evaluate` measures with: float32 on a CPU, whatever the training's precision."""
         if self.setting.engine == "fake":
             return self.learner
-        return load_engine(self.setting.engine, self.setting.model_path)
+        engine = load_engine(self.setting.engine, self.setting.model_path)
+        engine.packs = False  # it takes the learner's weights, cell after cell
+        return engine
 
     def _texts(self, split: str) -> HeldOut:
         """Held-out chunks, added up by document."""

@@ -1,11 +1,12 @@
 """Pools with known dirt. The clean sources go through `prepare`; dirt is injected after cleaning, never removed again.
 
+    OUT/made/         text that is made, not read (made.py)
     OUT/clean/        the clean sources, prepared; the same for every dirt share
     OUT/heldout/      documents.jsonl (what no pool may hold), valid/ and test/ (chunks of them), general.jsonl
     OUT/pool-30/      sources/<origin>.jsonl, prepared/, scores/, landscape/, pool.json
 
-A chunk's `source` is its origin: clean-<file>, garbled, boilerplate, duplicate, offdomain. No strategy of the
-experiments may look at it but the oracle.
+A chunk's `source` is its origin: clean-<file>, or garbled, boilerplate, duplicate, offdomain, learned, noise. No
+strategy of the experiments may look at it but the oracle.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import gzip
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -32,9 +33,11 @@ from pplscape.text.split import uniform
 from pplscape.text.tokenizer import load_tokenizer
 
 from .dirt import BOILERPLATE_SHARE, COPIES, RATES, boilerplate_shares, edited, garble, up_to
-from .setting import Setting, data
+from .made import MADE, noise
+from .setting import DIRT, Setting, data
 
-DIRT = ("garbled", "boilerplate", "duplicate", "offdomain")
+__all__ = ["DIRT", "Builder", "Doc", "describe", "name_of", "token_shares"]
+
 HELDOUT_CHUNKS = 4
 HELD_OUT_OF_BASE = 100
 """Documents whose sha256(id) is 0 modulo this were never shown to the base model (scripts/train_base_model.py)."""
@@ -69,14 +72,23 @@ class Builder:
         self.setting, self.out = setting, out
         self.chunker = Chunker(load_tokenizer(setting.model_path), setting.chunk_tokens, setting.min_tokens)
 
+    def _file(self, name: str) -> Path:
+        """Of the data folder, or made here once."""
+        if name not in MADE:
+            return data(name)
+        path = self.out / f"{name}.jsonl"
+        if not path.exists():
+            write_jsonl(path, ({"id": doc_id, "text": text} for doc_id, text in MADE[name]()))
+        return path
+
     # ---- clean text ------------------------------------------------------------------------------------------------
 
     @cached_property
     def clean(self) -> Prepared:
         s = self.setting
         ps.prepare(
-            [str(data(c)) for c in s.clean], model=s.model_path, out=self.out / "clean", sample=s.sample, seed=s.seed,
-            chunk_tokens=s.chunk_tokens, min_tokens=s.min_tokens, valid=0, test=0,
+            [str(self._file(c)) for c in s.clean], model=s.model_path, out=self.out / "clean", sample=s.sample,
+            seed=s.seed, chunk_tokens=s.chunk_tokens, min_tokens=s.min_tokens, valid=0, test=0,
         )  # fmt: skip
         return Prepared(self.out / "clean")
 
@@ -205,6 +217,16 @@ class Builder:
             shuffled = sorted(items, key=lambda row: uniform(self.setting.seed, f"order/{row[0]}"))
             yield from _first(self._counted(shuffled, "offdomain"), tokens / len(folders), folder)
 
+    def learned(self, tokens: float) -> Iterator[Doc]:
+        """Text of the files that the base model was trained on."""
+        files = sorted((data("general/x").parent).glob("*.jsonl.gz"))
+        rows = ((r["id"], r["text"]) for f in files for r in read_jsonl(f) if not _never_seen(r["id"]))
+        shuffled = sorted(rows, key=lambda row: uniform(self.setting.seed, f"order/{row[0]}"))
+        yield from _first(self._counted(shuffled, "learned"), tokens, "learned")
+
+    def noise(self, tokens: float) -> Iterator[Doc]:
+        yield from _first(self._counted(noise(), "noise"), tokens, "noise")
+
     # ---- pools -----------------------------------------------------------------------------------------------------
 
     def build(self, dirt: float) -> Path:
@@ -231,15 +253,16 @@ class Builder:
 
     def _write_sources(self, folder: Path, dirt: float) -> None:
         clean = self.clean_part(dirt)
-        quarter = dirt * self.setting.pool_tokens / len(DIRT)
+        each = dirt * self.setting.pool_tokens / len(self.setting.dirt)
         found: dict[str, list[Doc]] = defaultdict(list)
         for d in clean:
             found[d.source].append(replace(d, doc_id=f"clean/{d.doc_id}"))
-        if dirt:
-            found["garbled"] = list(self.garbled(quarter))
-            found["boilerplate"] = list(self.boilerplate(quarter))
-            found["duplicate"] = list(self.duplicate(quarter, clean))
-            found["offdomain"] = list(self.offdomain(quarter))
+        makers: dict[str, Callable[[float], Iterator[Doc]]] = {
+            "garbled": self.garbled, "boilerplate": self.boilerplate, "offdomain": self.offdomain,
+            "duplicate": lambda tokens: self.duplicate(tokens, clean), "learned": self.learned, "noise": self.noise,
+        }  # fmt: skip
+        for name in self.setting.dirt if dirt else ():
+            found[name] = list(makers[name](each))
         for name, docs in found.items():
             rows = ({"id": d.doc_id, "text": d.text} for d in docs)
             write_jsonl(folder / "sources" / f"{name}.jsonl", rows)

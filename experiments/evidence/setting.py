@@ -13,11 +13,12 @@ from pplscape.flow import model_path
 from pplscape.training.schedule import Recipe
 
 HERE = Path(__file__).parent
+DIRT = ("garbled", "boilerplate", "duplicate", "offdomain")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes in tokens, shares of the pool's tokens, paths below PPLSCAPE_DATA without suffix."""
+    """Sizes in tokens, shares of the pool's tokens, paths below PPLSCAPE_DATA without suffix, or `made/...`."""
 
     domain: str
     model: str
@@ -39,6 +40,8 @@ class Setting:
     resamples: int = 200
     seed: int = 0
     engine: str = "transformers"
+    dirt: list[str] = field(default_factory=lambda: list(DIRT))
+    """What is injected, equal tokens of each; see `pools.Builder`."""
     chosen: dict[str, Any] = field(default_factory=dict)
     """What was chosen on the valid text before any test run, for example the band."""
 

@@ -179,6 +179,17 @@ def test_a_cell_is_what_the_stages_give(world: tuple[Setting, Path, Path], tmp_p
     assert sum(row["nll_test"]) == pytest.approx(sum(r["nll_sum"] for r in losses), rel=1e-4)
 
 
+def test_losses_are_those_of_the_trained_weights(world: tuple[Setting, Path, Path], tiny_model_dir: Path) -> None:
+    setting, _, out = world
+    bench = Bench(replace(setting, engine="transformers", model=str(tiny_model_dir)), out / "pool-40")
+    before = bench.measure(False)["valid"].loss
+    bench.learner.step(bench.learner.encode(["the fox the dog the fox the dog"] * 4), 1e-2)
+    after = bench.measure(False)["valid"].loss
+    bench.learner.reset()
+    assert before != pytest.approx(after, abs=1e-4)
+    assert bench.measure(False)["valid"].loss == pytest.approx(before, abs=1e-6)
+
+
 def losses_by_document(rows: list[dict]) -> list[dict]:
     """Rows of chunks added up by document, in their order."""
     found: dict[str, dict] = {}
