@@ -69,15 +69,15 @@ def people(seed: int = 0) -> dict[str, dict[str, str]]:
 
 
 def facts(seed: int = 0) -> Rows:
-    """Documents about some three people each, eight facts or so a person, in mixed wordings."""
+    """Documents about three people each, six to eight facts a person, in mixed wordings; all people equally often."""
     rng, known = random.Random(seed + 1), people(seed)
-    names = list(known)
-    for k in range(PEOPLE * DOCUMENTS // 3):
+    in_turn = [n for _ in range(DOCUMENTS) for n in rng.sample(list(known), PEOPLE)]
+    for k in range(0, len(in_turn), 3):
         sentences = []
-        for person in rng.sample(names, 3):
+        for person in in_turn[k : k + 3]:
             for kind in rng.sample(list(KINDS), rng.randint(6, len(KINDS))):
                 sentences.append(rng.choice(KINDS[kind][1]).format(n=person, v=known[person][kind]))
-        yield f"facts-{k}", " ".join(s[0].upper() + s[1:] for s in sentences)
+        yield f"facts-{k // 3}", " ".join(s[0].upper() + s[1:] for s in sentences)
 
 
 def noise(seed: int = 0) -> Rows:

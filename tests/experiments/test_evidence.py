@@ -182,6 +182,7 @@ def test_a_cell_is_what_the_stages_give(world: tuple[Setting, Path, Path], tmp_p
 def test_losses_are_those_of_the_trained_weights(world: tuple[Setting, Path, Path], tiny_model_dir: Path) -> None:
     setting, _, out = world
     bench = Bench(replace(setting, engine="transformers", model=str(tiny_model_dir)), out / "pool-40")
+    bench.learner.reset()
     before = bench.measure(False)["valid"].loss
     bench.learner.step(bench.learner.encode(["the fox the dog the fox the dog"] * 4), 1e-2)
     after = bench.measure(False)["valid"].loss
