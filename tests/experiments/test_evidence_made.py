@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def test_every_fact_is_true_and_every_person_is_told_of_often() -> None:
             assert any(known.get(n.title(), {}).get(k, "").lower() == v.lower() for k, n, v in fits), sentence
     for _, text in made.facts():
         words = re.findall(r"\w+", text)
-        told.update(n for n in map(" ".join, zip(words, words[1:], strict=False)) if n in known)
+        told.update(n for n in map(" ".join, pairwise(words)) if n in known)
     assert len(told) == made.PEOPLE
     assert min(told.values()) >= 6 * made.DOCUMENTS
 
