@@ -1,11 +1,13 @@
-"""Why the engine multiplies with oneDNN and does not compile: products, forward passes and training steps side by side.
+"""Why the engine multiplies with oneDNN, cuts its head into tiles and does not compile: each beside the other way.
 
     python benchmarks/kernels.py [--rounds 7] [--out benchmarks/results/kernels.json]
 
-Products: torch.matmul (MKL in fp32) and the packed oneDNN product at the shapes of a 768-wide layer. Forward: our
-engine, the plain model and the plain model under torch.compile (dynamic shapes) on the same batches of two lengths;
-training: forward and backward of the plain model with and without torch.compile. Contestants take turns; medians. Time
-to compile is counted apart. One process, the threads it is given.
+Products: torch.matmul (MKL in fp32) and the packed oneDNN product at the shapes of a 768-wide layer. Head: vocabulary
+and cross-entropy of 1,024 positions of width 768, V columns, fp32, forward only: tiles as the engine cuts them, slices
+of whole rows of the same 4 MiB and of 64 MiB, all logits at once, F.linear_cross_entropy. Forward: our engine, the
+plain model and the plain model under torch.compile (dynamic shapes) on the same batches of two lengths; training:
+forward and backward of the plain model with and without torch.compile. Contestants take turns; medians. Time to compile
+is counted apart. One process, the threads it is given.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ import torch
 import transformers
 
 from pplscape.engines import load_engine
-from pplscape.engines.packed import PackedLinear
+from pplscape.engines.likelihood import tiled_nll
+from pplscape.engines.packed import PackedLinear, multiply
 from pplscape.flow import model_path
 
 OUT = Path(__file__).parent / "results" / "kernels.json"
@@ -65,6 +69,35 @@ def products(n: int) -> list[dict[str, Any]]:
             found.append({"dtype": str(dtype).removeprefix("torch."), "rows": rows, "inputs": inputs,
                           "outputs": outputs, **{k: round(flops / t / 1e9, 1) for k, t in times.items()}})  # fmt: skip
     return found
+
+
+def heads(n: int) -> list[dict[str, Any]]:
+    """GFLOP/s of the product that the head is, cross-entropy and all else in its time."""
+    found = []
+    for vocabulary in (50_304, 151_936):
+        hidden, weight = torch.randn(1024, 768), torch.randn(vocabulary, 768) / 28
+        targets = torch.randint(vocabulary, (1024,))
+        ours = partial(tiled_nll, hidden, targets, vocabulary, lambda h, a, b, w=weight: multiply(h, w[a:b]))
+        ways: dict[str, Work] = {"tiles": ours}
+        ways["tiles, torch.matmul"] = partial(
+            tiled_nll, hidden, targets, vocabulary, lambda h, a, b, w=weight: h @ w[a:b].t()
+        )
+        for name, size in (("rows of 4 MiB", 2**22), ("rows of 64 MiB", 2**26), ("all at once", 2**40)):
+            ways[name] = partial(_by_rows, hidden, targets, weight, max(1, size // (4 * vocabulary)))
+        if hasattr(torch.nn.functional, "linear_cross_entropy"):
+            ways["F.linear_cross_entropy"] = partial(
+                torch.nn.functional.linear_cross_entropy, hidden, weight, targets, reduction="none"
+            )
+        with torch.inference_mode():
+            times = rounds(ways, n)
+        flops = 2 * 1024 * 768 * vocabulary
+        found.append({"vocabulary": vocabulary, **{k: round(flops / t / 1e9, 1) for k, t in times.items()}})
+    return found
+
+
+def _by_rows(hidden: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, rows: int) -> None:
+    for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
+        torch.nn.functional.cross_entropy(h @ weight.t(), t, reduction="none")
 
 
 def compiled(network: Any, ids: list[torch.Tensor], backward: bool) -> tuple[Any, float]:
@@ -110,11 +143,12 @@ def passes(n: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=OUT)
     told = parser.parse_args()
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": told.rounds}
-    found = {**about, "products_gflops": products(told.rounds), "passes_tokens_per_s": passes(told.rounds)}
+    found = {**about, "products_gflops": products(told.rounds), "heads_gflops": heads(told.rounds)}
+    found |= {"passes_tokens_per_s": passes(told.rounds)}
     told.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
