@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pplscape import pilots
 from pplscape.engines.fake import FakeEngine
 from pplscape.errors import UserError
 from pplscape.manifest import read_manifest
-from pplscape.stages import pilot as pilot_module
 from pplscape.stages.compare import compare
 from pplscape.stages.evaluate import evaluate, read_evaluation
 from pplscape.stages.landscape import landscape
@@ -132,7 +132,7 @@ def test_a_bug_is_not_taken_for_a_failed_run(
     def broken(*_: Any) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(pilot_module, "train_steps", broken)
+    monkeypatch.setattr(pilots, "train_steps", broken)
     with pytest.raises(KeyError):
         _pilot(bench, tmp_path / "pilots")
 
