@@ -78,9 +78,8 @@ class Bench:
         self.plan, self.learner, self.corpus, self.seed = job.plan, learner, corpus, job.seed
         self.recipe = Recipe(**self.plan["recipe"])
         self.pool = Pool.read(job.scores)
-        self.bins = Bins(tuple(self.plan["bins"]["edges"]), tuple(self.plan["bins"]["share"]))
-        fine = Bins(tuple(self.plan["fine_bins"]["edges"]), tuple(self.plan["fine_bins"]["share"]))
-        self.fine_bin = fine.of(self.pool.x)
+        self.bins = Bins.from_json(self.plan["bins"])
+        self.fine_bin = Bins.from_json(self.plan["fine_bins"]).of(self.pool.x, self.pool.learnability)
         chunk_tokens = corpus.facts["chunk_tokens"]
         self.valid = (
             heldout_from_files(job.heldout, learner, chunk_tokens)
@@ -177,11 +176,12 @@ def _ids(bench: Bench, index: np.ndarray) -> list[Any]:
 def describe(bench: Bench, regime: Regime, trunk: Trunk, size: int) -> dict[str, Any]:
     """What is known of a run before it is trained: what it sees, and how."""
     pool, index = bench.pool, trunk.of(size)
-    x, length = pool.x[index], pool.length[index]
+    x, length, bin_of = pool.x[index], pool.length[index], pool.bin_of(bench.bins)[index]
     shapes = {s: moments(on_scale(x, s), tuple(bench.plan["winsor"][s])) for s in ("nll", "ppl")}
-    per_bin = bench.bins.tokens(x, length)
     unique = np.unique(index, return_index=True)[1]
-    unique_per_bin = bench.bins.tokens(x[unique], length[unique])
+    per_bin, unique_per_bin = (
+        np.bincount(bin_of[at], length[at], bench.bins.n).astype(np.float64) for at in (slice(None), unique)
+    )
     return {
         "run_id": f"{regime.group}-{bench.plan['sizes'][size]}", "group": regime.group, "regime": regime.name,
         "seed": regime.seed, "tokens": int(length.sum()), "pool_tokens": trunk.pool_tokens[size],

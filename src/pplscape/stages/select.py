@@ -112,6 +112,8 @@ def select(
         if not folder.finished:
             readers = running.enter_context(_readers(executor, workers, address))
             fitted, pilots = _law_and_pilots(law, form, tables, columns)
+            if whole_documents and fitted is not None and (fitted.bins or {}).get("levels"):
+                raise UserError("A law on levels of learnability judges chunks; it cannot draw whole documents.")
             table = replace(Scores.read(scores, workers), executor=readers)
             check_whole(table)
             prepared = None if corpus is None else Prepared(Path(corpus))
