@@ -64,11 +64,10 @@ class Learnable(Ordered):
         lo, hi = options.band or BAND
         if not 0 <= lo < hi <= 1:
             raise UserError(f"The band {lo},{hi} is not a range of quantiles: 0 <= LOW < HIGH <= 1.")
-        ends = np.searchsorted(np.cumsum(census.tokens_at), np.array([lo, hi]) * census.total)
-        low, high = (float(census.x[min(i, len(census.x) - 1)]) for i in ends)
-        self.within = Within(census.source, low, high)
+        exact = take_census(census.source, _ends(census, lo, hi))  # looks into the cells that hold the ends
+        self.within = Within(census.source, *_ends(exact, lo, hi))
         by = ByKey.of(self.within)
-        assert by is not None
+        assert by is not None, "the chunk at either end is inside"
         self.by = by
         keyed = take_census(by)
         if keyed.total < budget:
@@ -84,3 +83,10 @@ class Learnable(Ordered):
 
     def key(self, near: Pool) -> Floats:
         return -near.learnability
+
+
+def _ends(census: Census, lo: float, hi: float) -> tuple[float, float]:
+    """Log-perplexity of the chunks at two token ranks; exact where the census looked into their cells."""
+    at = np.searchsorted(np.cumsum(census.tokens_at), np.array([lo, hi]) * census.total)
+    low, high = census.x[np.minimum(at, len(census.x) - 1)]
+    return float(low), float(high)
