@@ -17,7 +17,7 @@ from pplscape.draw.census import Census, take_census
 from pplscape.draw.keys import ByKey
 from pplscape.draw.options import Options
 from pplscape.draw.ordered import Ordered, around
-from pplscape.draw.pool import Pool
+from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.rule import Mask, Times
 from pplscape.draw.scores import Rows, Source
 from pplscape.errors import UserError
@@ -74,6 +74,7 @@ class Learnable(Ordered):
             raise UserError(
                 f"The band {lo},{hi} holds {keyed.total} tokens, less than the budget of {budget}; widen it."
             )
+        self.facts = {"band": [lo, hi], "band_tokens": keyed.total}
         super().__init__("learnable", keyed, budget, seed, options, [(-1, -1), around(keyed, budget)])
 
     def sides(self, rows: Rows) -> tuple[Times, Mask]:
@@ -83,6 +84,9 @@ class Learnable(Ordered):
 
     def key(self, near: Pool) -> Floats:
         return -near.learnability
+
+    def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
+        return replace(super().settle(near, sure), facts=self.facts)
 
 
 def _ends(census: Census, lo: float, hi: float) -> tuple[float, float]:

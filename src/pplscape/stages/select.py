@@ -99,6 +99,8 @@ def select(
         "forced": sorted(options.forced), "forbidden": sorted(options.forbidden), "nested": nested,
         "whole_documents": whole_documents, "replay_share": replay_share,
     }  # fmt: skip
+    if strategy == "learnable" and whole_documents:
+        raise UserError("Strategy learnable ranks chunks by their learnability; it cannot take whole documents.")
     if strategy in BY_TEXT:
         if whole_documents:
             raise UserError(f"Strategy {strategy} ranks chunks by their text; it cannot take whole documents.")
