@@ -74,13 +74,14 @@ def one(menu: Menu, world: str, design: str, trunks: int, shared: float, seed: i
     clean = landscapes.true_loss(world, here)
     best = int(told.argmin())
     near = clean <= np.median(clean)  # what a decision is between; the others are far off, whatever their error
+    found = {
+        "gain_error": np.sqrt(np.mean(((told[0] - told) - (clean[0] - clean))[near] ** 2)),
+        "loss_error": np.abs(told - clean)[near].mean(), "regret": clean[best] - clean.min(),
+    }  # fmt: skip
     return {
         "world": world, "design": design, "trunks": trunks, "shared": shared, "seed": seed,
-        "tokens": tokens_of(design, trunks), "largest": SIZES[-1], "budget": landscapes.BUDGET, "noise": NOISE,
-        "gain_error": float(np.sqrt(np.mean(((told[0] - told) - (clean[0] - clean))[near] ** 2))),
-        "loss_error": float(np.abs(told - clean)[near].mean()), "improvement": float(landscapes.BASE - clean[0]),
-        "regret": float(clean[best] - clean.min()), "wins": bool(clean[best] < clean[0]),
-        "best_gain": float(clean[0] - clean.min()),
+        "tokens": tokens_of(design, trunks), **{k: round(float(v), 6) for k, v in found.items()},
+        "wins": bool(clean[best] < clean[0]),
     }  # fmt: skip
 
 
@@ -119,27 +120,31 @@ def median(values: list[float], spec: str = ".4f") -> str:
     return f"{np.median(values):{spec}} [{low:{spec}}, {high:{spec}}]"
 
 
-def saved(found: list[dict[str, Any]], world: str, shared: float) -> str:
-    """Tokens that separate runs need for the error of gains that branches have, as a multiple of theirs: median errors
-    on a line in log-log, at the middle of both ranges of tokens; with a 90 % bootstrap interval over repetitions."""
+def saved(found: list[dict[str, Any]], world: str, shared: float, key: str) -> str:
+    """Tokens that separate runs need for what branches reach, as a multiple of theirs: the median error of gains or the
+    mean regret, on a line in log-log over all designs, at the middle of the range of tokens that both have; with a 90 %
+    bootstrap interval over repetitions."""
+    middle_of = np.median if key == "gain_error" else np.mean
     tables = []
     for design, share in (("branches", shared), ("separate", 0.0)):
         of = [r for r in found if (r["world"], r["design"], r["shared"]) == (world, design, share)]
         sizes = sorted({r["tokens"] for r in of})
-        by_size = [[r["gain_error"] for r in sorted(of, key=lambda r: r["seed"]) if r["tokens"] == t] for t in sizes]
+        by_size = [[r[key] for r in sorted(of, key=lambda r: r["seed"]) if r["tokens"] == t] for t in sizes]
         if len(sizes) < 3 or len({len(b) for b in by_size}) > 1:
             return ""
         tables.append((np.log(sizes), np.array(by_size)))
-    (logs_b, errors_b), (logs_s, errors_s) = tables
-    n, rng, middle = errors_b.shape[1], np.random.default_rng(0), (logs_b[0] + logs_s[-1]) / 2
-    found_times = []
+    (logs_b, table_b), (logs_s, table_s) = tables
+    n, rng, middle = table_b.shape[1], np.random.default_rng(0), (logs_b[-1] + logs_s[0]) / 2
+    times = []
     for draw in [np.arange(n), *rng.integers(n, size=(500, n))]:
-        slope_b, at_b = np.polyfit(logs_b, np.log(np.median(errors_b[:, draw], axis=1)), 1)
-        slope_s, at_s = np.polyfit(logs_s, np.log(np.median(errors_s[:, draw], axis=1)), 1)
-        slope = (slope_b + slope_s) / 2  # at one slope the multiple is the same everywhere
-        found_times.append(float(np.exp((slope_b * middle + at_b - slope_s * middle - at_s) / slope)))
-    low, high = np.quantile(found_times[1:], [0.05, 0.95])
-    return f"{found_times[0]:.2f} [{low:.2f}, {high:.2f}]"
+        line_b, line_s = (
+            np.polyfit(logs, np.log(np.maximum(middle_of(of[:, draw], axis=1), 1e-5)), 1)
+            for logs, of in ((logs_b, table_b), (logs_s, table_s))
+        )
+        slope = (line_b[0] + line_s[0]) / 2
+        times.append(float(np.exp((np.polyval(line_b, middle) - np.polyval(line_s, middle)) / slope)))
+    low, high = np.quantile(times[1:], [0.05, 0.95])
+    return f"{times[0]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def table() -> None:
@@ -154,13 +159,15 @@ def table() -> None:
     )):  # fmt: skip
         of = [r for r in found if tuple(r[k] for k in ("world", "design", "shared", "trunks")) == key]
         right = np.mean([r["wins"] for r in of])
-        cells = [key[0], key[1], f"{key[2]:g}", f"{key[3]}", f"{of[0]['tokens'] / of[0]['budget']:.1f}"]
+        cells = [key[0], key[1], f"{key[2]:g}", f"{key[3]}", f"{of[0]['tokens'] / landscapes.BUDGET:.1f}"]
         cells += [median([r[k] for r in of]) for k in ("gain_error", "loss_error")]
         cells += [f"{np.mean([r['regret'] for r in of]):.4f}"]
         print("| " + " | ".join([*cells, f"{right:.0%}", f"{len(of)}"]) + " |")
-    print("\n| world | shared | tokens separate runs need for branches' error of gains, as a multiple |\n|---|---|---|")
+    print("\nTokens that separate runs need, as a multiple of those of branches, for the same\n")
+    print("| world | shared | error of gains | mean regret |\n|---|---|---|---|")
     for world, shared in product(WORLDS[1:], SHARED):
-        print(f"| {world} | {shared:g} | {saved(found, world, shared)} |")
+        cells = [saved(found, world, shared, key) for key in ("gain_error", "regret")]
+        print(f"| {world} | {shared:g} | {' | '.join(cells)} |")
 
 
 def main() -> None:
