@@ -246,6 +246,25 @@ def test_the_second_axis_finds_what_the_first_cannot(world: dict[str, Path], tmp
     assert losses[3] < losses[1] - 0.02
 
 
+def test_a_transformer_learns_from_the_other_half(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """A random network learns what all documents share; its own checkpoint of a trained probe is found again."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "c.jsonl").write_text(
+        "".join(json.dumps({"id": f"d{i}", "text": _ordered(rng)}) + "\n" for i in range(24))
+    )
+    model = str(tiny_model_dir)
+    prepared = prepare(
+        [str(tmp_path / "c.jsonl")], model=model, out=tmp_path / "prepared", chunk_tokens=64, min_tokens=16, valid=0,
+        test=0, near_duplicates="keep",
+    )  # fmt: skip
+    scores = score(prepared, model=model, out=tmp_path / "scores", dtype="float32")
+    recipe = Recipe(learning_rate=3e-3, warmup_tokens=64, step_tokens=128)
+    out = probe(scores, model=model, corpus=prepared, tokens=1000, out=tmp_path / "p", recipe=recipe, dtype="float32")
+    learned = Pool.read(out).learnability
+    assert (learned > 0.5).all()
+    assert learned.max() < np.log(400)
+
+
 def test_halves_follow_from_the_names_alone() -> None:
     names = pa.array([f"d{i}" for i in range(2000)])
     found = half_of(names, 0)

@@ -50,7 +50,8 @@ def probe(
     """Write OUT/part-*.parquet (`schema.PROBED`): the scores with `probe_nll_sum`; every stage takes them as scores.
 
     `model`, `bos`: those of the scores; `corpus`: the prepared folder; `tokens`: what each of the two probes is trained
-    on. The cost is `cost_of`. A killed run finds its trained probes and the parts they scored.
+    on; `dtype`: of their training and losses. The cost is `cost_of`. A killed run finds its trained probes and the
+    parts they scored.
     UserError: scores of another model or with context; less than `tokens` in a half; a loss that is not finite.
     """
     scores, prepared, recipe = Path(scores), Prepared(Path(corpus)), recipe or Recipe()
