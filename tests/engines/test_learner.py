@@ -13,6 +13,8 @@ import transformers
 from pplscape.engines.fused import LinearCrossEntropy
 from pplscape.engines.head import head_is_linear
 from pplscape.engines.learner import BETAS, CLIP_NORM, WEIGHT_DECAY, TransformersLearner
+from pplscape.training.loop import Progressed, constant_steps, cooldown_steps, train_steps
+from pplscape.training.schedule import Recipe
 
 Chunks = list[np.ndarray]
 
@@ -30,6 +32,24 @@ def _learner(folder: Path, **options: Any) -> TransformersLearner:
 
 def _weights(learner: TransformersLearner) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+
+
+def test_a_branch_is_the_separate_run_of_its_length(tiny_model_dir: Path) -> None:
+    """Bit for bit, also the one that is taken after another branch was trained and the trunk went on."""
+    chunks, recipe = _chunks(24), Recipe(learning_rate=1e-3, warmup_tokens=40, step_tokens=60)
+    ends, trunk, at, branches, done = (10, 20), _learner(tiny_model_dir), Progressed(), [], 0
+    for end in ends:
+        train_steps(trunk, constant_steps(chunks[done:end], recipe, at.tokens), recipe, at)
+        kept, branch, done = trunk.snapshot(), at.copy(), end
+        train_steps(trunk, cooldown_steps(chunks[end : end + 4], recipe, branch.tokens), recipe, branch)
+        branches.append(_weights(trunk))
+        trunk.restore(kept)
+    for end, expected in zip(ends, branches, strict=True):
+        alone, at = _learner(tiny_model_dir), Progressed()
+        for segment in (chunks[:10], chunks[10:end]):
+            train_steps(alone, constant_steps(segment, recipe, at.tokens), recipe, at)
+        train_steps(alone, cooldown_steps(chunks[end : end + 4], recipe, at.tokens), recipe, at)
+        assert all(torch.equal(a, b) for a, b in zip(_weights(alone).values(), expected.values(), strict=True))
 
 
 def test_state_on_disk_continues_exactly(tiny_model_dir: Path, tmp_path: Path) -> None:
