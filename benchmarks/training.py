@@ -3,9 +3,9 @@
     python benchmarks/training.py                    # embedded model, 256-token rows, 4,096 tokens a step
     python benchmarks/training.py --rows short       # rows of mixed length, as the end of documents makes them
 
-Same initial weights, order, precision (bfloat16 autocast over fp32 weights), AdamW (fused), clipping, warm-up and steps
-of the same size. Every contestant is repeated in turn; medians and their ratio go to results/training.jsonl. The
-Trainer has logging, evaluation and saving off; its number of loader workers is the best of those tried.
+Same initial weights, order, precision (bfloat16 autocast over fp32 weights, or fp32), AdamW (fused), clipping, warm-up
+and steps of the same size. Every contestant is repeated in turn; medians and their ratio go to results/training.jsonl.
+The Trainer has logging, evaluation and saving off; its number of loader workers is the best of those tried.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def make_rows(kind: str, n: int, vocabulary: int) -> list[np.ndarray]:
     return [(np.cumsum(rng.integers(1, 40, length)) % vocabulary).astype(np.int32) for length in lengths]
 
 
-def ours(model: str, rows: list[np.ndarray]) -> tuple[float, list[float]]:
+def ours(model: str, rows: list[np.ndarray], dtype: str) -> tuple[float, list[float]]:
     """(seconds, loss of every step)."""
-    learner = TransformersLearner(model, dtype="bfloat16")
+    learner = TransformersLearner(model, dtype=dtype)
     learner.reset()
     steps = [s for i in range(0, len(rows), STEP_ROWS) for s in constant_steps(rows[i : i + STEP_ROWS], WHOLE, 1)]
     started, at = time.perf_counter(), Progressed()
@@ -84,7 +84,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch if bool(mask.all()) else {**batch, "attention_mask": mask}
 
 
-def trainer(model: str, rows: list[np.ndarray], workers: int) -> tuple[float, list[float]]:
+def trainer(model: str, rows: list[np.ndarray], workers: int, dtype: str) -> tuple[float, list[float]]:
     """The same by transformers.Trainer; losses are those it would log."""
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -105,7 +105,8 @@ def trainer(model: str, rows: list[np.ndarray], workers: int) -> tuple[float, li
         arguments = TrainingArguments(
             folder, per_device_train_batch_size=STEP_ROWS, max_steps=len(rows) // STEP_ROWS, learning_rate=1e-3,
             lr_scheduler_type="constant", optim="adamw_torch_fused", adam_beta1=BETAS[0], adam_beta2=BETAS[1],
-            weight_decay=WEIGHT_DECAY, max_grad_norm=CLIP_NORM, bf16=True, use_cpu=not torch.cuda.is_available(),
+            weight_decay=WEIGHT_DECAY, max_grad_norm=CLIP_NORM, bf16=dtype == "bfloat16",
+            use_cpu=not torch.cuda.is_available(),
             logging_strategy="no", save_strategy="no", report_to=[], disable_tqdm=True,
             dataloader_num_workers=workers, dataloader_persistent_workers=workers > 0, remove_unused_columns=False,
         )  # fmt: skip
@@ -122,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", choices=("full", "short"), default="full")
     parser.add_argument("--model", default="demo", help="folder, or demo")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of products")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
@@ -131,9 +133,9 @@ def main() -> None:
     rows = make_rows(options.rows, options.steps * STEP_ROWS, vocabulary)
     tokens = sum(len(r) for r in rows)
     contestants: dict[str, Callable[[], tuple[float, list[float]]]] = {
-        "pplscape": lambda: ours(model, rows),
-        "Trainer, 0 workers": lambda: trainer(model, rows, 0),
-        "Trainer, 1 worker": lambda: trainer(model, rows, 1),
+        "pplscape": lambda: ours(model, rows, options.dtype),
+        "Trainer, 0 workers": lambda: trainer(model, rows, 0, options.dtype),
+        "Trainer, 1 worker": lambda: trainer(model, rows, 1, options.dtype),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     losses: dict[str, float] = {}
@@ -145,7 +147,8 @@ def main() -> None:
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     best = min(v for name, v in medians.items() if name != "pplscape")
     record = {
-        "rows": options.rows, "model": options.model, "tokens": tokens, "threads": torch.get_num_threads(),
+        "rows": options.rows, "model": options.model, "dtype": options.dtype, "tokens": tokens,
+        "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu", "load": round(os.getloadavg()[0], 2),
         "tokens_per_second": {name: round(tokens / v) for name, v in medians.items()},
         "seconds": {name: [round(x, 2) for x in s] for name, s in seconds.items()},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from pplscape.paired import compare_arms, paired_difference
+from pplscape.paired import compare_arms, document_difference, paired_difference
 
 
 def test_t_interval_equals_scipys() -> None:
@@ -13,6 +14,23 @@ def test_t_interval_equals_scipys() -> None:
     found = paired_difference(values)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.9)
     assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_documents_are_resampled_in_pairs() -> None:
+    """Against the delta method for a ratio of sums; what documents have in common before and after drops out."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(50, 400, 300).astype(float)
+    before = tokens * rng.normal(4, 1, 300)
+    change = rng.normal(0.05, 0.2, 300)
+    found = document_difference(before, before + tokens * change, tokens)
+    mean = (tokens * change).sum() / tokens.sum()
+    error = np.sqrt(np.sum((tokens * (change - mean)) ** 2)) / tokens.sum()
+    assert found.mean == pytest.approx(mean)
+    assert found.low == pytest.approx(mean - 1.645 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(mean + 1.645 * error, abs=0.15 * error)
+    same = document_difference(before, before + 0.1 * tokens, tokens)
+    assert (same.low, same.high) == pytest.approx((0.1, 0.1))
+    assert document_difference(before[:1], before[:1] + 1, tokens[:1]).low is None
 
 
 def _arm(strategy: str, seed: int, loss: float) -> dict[str, object]:
@@ -35,6 +53,7 @@ def test_arms_are_paired_by_seed() -> None:
     allocate = found["strategies"][1]
     assert allocate["difference"]["mean"] == pytest.approx(-0.099)
     assert allocate["change_general"]["mean"] == pytest.approx(-0.999)
+    assert allocate["difference_general"]["mean"] == pytest.approx(-0.099)
     assert found["verdict"]["light"] == "worth it"
     assert found["strategies"][0]["difference"] is None
 

@@ -33,7 +33,7 @@ from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
-from .cells import Cell, arguments
+from .cells import PROBED, Cell, arguments
 from .setting import Setting
 
 COMPOSITION_STREAM = 11_001
@@ -42,6 +42,8 @@ DIRICHLET = 0.7
 SHAPE_MEAN, SHAPE_STD = 0.5, 0.35
 """F1: mean at this quantile of the pool, spread as a share of the distance between its 10 % and 90 % quantiles."""
 TILT_STD = 0.15
+PROBE_SHARE = 4
+"""A probe sees this part of D."""
 
 
 class Bench:
@@ -133,6 +135,20 @@ class Bench:
         pq.write_table(table.filter(pc.starts_with(table["source"], "clean-")), file)
         return file
 
+    @cached_property
+    def probed(self) -> Path:
+        """The scores with learnability, by probes trained on as many tokens as the largest pilot."""
+        s, folder = self.setting, self.folder
+        return ps.probe(
+            folder / "scores", model=s.model_path, corpus=folder / "prepared", tokens=self.budget // PROBE_SHARE,
+            out=folder / "probed", recipe=s.train_recipe, engine=s.engine, seed=s.seed,
+        )  # fmt: skip
+
+    def _scores_of(self, method: str) -> Path:
+        if method == "oracle":
+            return self.clean_scores
+        return self.probed if method in PROBED else self.folder / "scores"
+
     def draw(self, cell: Cell) -> tuple[pa.Table, dict[str, Any]]:
         """The chunks of a cell (schema.SELECTED) and what selection.json says of them."""
         kind, _, told = cell.method.partition(":")
@@ -145,7 +161,7 @@ class Bench:
         law, runs = asked.pop("law", False), asked.pop("runs", False)
         out = self.folder / "draws" / cell.file.removesuffix(".json")
         ps.select(
-            self.clean_scores if cell.method == "oracle" else self.folder / "scores", budget=budget, out=out,
+            self._scores_of(cell.method), budget=budget, out=out,
             law=self.folder / "law" / "law.json" if law else None,
             runs=self.folder / "pilots" / "runs.jsonl" if runs else None,
             resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True, **asked,

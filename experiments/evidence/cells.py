@@ -15,6 +15,8 @@ BANDS = ("band:0.05,0.55", "band:0.2,0.7", "band:0.4,0.9", "band:0.5,1")
 SIMPLE = ("low", "mid", "high", "stratified", "temperature:1", "temperature:-1")
 LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "auto")
 OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
+PROBED = ("learnable",)
+"""Arms that need scores with learnability, which cost a probe on each half of the pool."""
 CURVE = (0.5, 2.0)
 LONG_CURVE = (0.25, 4.0)
 COMPOSITIONS = 64
@@ -73,7 +75,7 @@ def primary(pool: str, band: str) -> Iterator[Cell]:
 
 def sweep(pool: str, band: str) -> Iterator[Cell]:
     """All other methods, three seeds."""
-    others = [m for m in (*SIMPLE, *OTHER_LAWS) if m not in headline(band)]
+    others = [m for m in (*SIMPLE, *OTHER_LAWS, *PROBED) if m not in headline(band)]
     yield from (Cell("primary", pool, m, seed) for seed in range(SWEEP_SEEDS) for m in others)
 
 

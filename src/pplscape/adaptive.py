@@ -70,10 +70,10 @@ def menu_of(facts: Mapping[str, Any], budget: int, n_params: float | None, seed:
     """
     inside = facts["fine_bins"]
     fine = Fine(*(np.asarray(inside[k], float) for k in ("share", "mean", "variance")))
-    bins = Bins(tuple(facts["bins"]["edges"]), tuple(facts["bins"]["share"]))
-    coarse, depletion = bins.of(fine.mean), budget / facts["tokens"]
+    bins = Bins.from_json(facts["bins"])
+    coarse, depletion = bins.of_cells(fine.mean), budget / facts["tokens"]
     cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
-    found = candidates(fine, coarse, cap, seed)
+    found = candidates(fine, coarse, cap, seed, bins.n_levels)
     shares = np.stack([fine.share, *(thinned(s) for _, s in found)])
     chunks = shares / fine.share * np.asarray(inside["chunks"], float)
     chunks /= chunks.sum(1, keepdims=True)

@@ -37,6 +37,10 @@ class Pilots(_Strict):
     rounds: int = Field(
         default=1, ge=1, description="the tokens in equal parts; from the second on planned by the law so far, or saved"
     )
+    executor: Literal["local", "ray"] = Field(default="local", description="where trunks run; on Ray one GPU each")
+    workers: int | None = Field(
+        default=None, ge=1, description="trunks at a time; default: local 1, on Ray all that fit"
+    )
 
 
 class Training(_Strict):

@@ -53,8 +53,8 @@ class Fine:
     variance: Floats
 
     @classmethod
-    def of(cls, bins: Bins, x: Floats, length: NDArray) -> Fine:
-        index = bins.of(x)
+    def of(cls, bins: Bins, x: Floats, length: NDArray, learnability: Floats | None = None) -> Fine:
+        index = bins.of(x, learnability)
         weight = np.bincount(index, length, bins.n)
         mean = np.bincount(index, length * x, bins.n) / weight
         variance = np.bincount(index, length * (x - mean[index]) ** 2, bins.n) / weight
@@ -100,8 +100,11 @@ def tilt(fine: Fine, mean: float, std: float, cap: Floats) -> Floats:
     return shares(least_squares(miss, [0.0, 0.0], bounds=(-30, 30)).x)
 
 
-def candidates(fine: Fine, coarse: Index, cap: Floats, seed: int) -> list[tuple[str, Floats]]:
-    """(kind, shares) of tilts on a 6 x 3 grid of targets and 24 Dirichlet mixtures of the coarse bins [F] -> K."""
+def candidates(fine: Fine, coarse: Index, cap: Floats, seed: int, levels: int = 1) -> list[tuple[str, Floats]]:
+    """(kind, shares) of tilts on a 6 x 3 grid of targets and 24 Dirichlet mixtures of the coarse bins [F] -> K.
+
+    Bins with `levels` of learnability are mixed by products of two such mixtures, as an additive law sees them.
+    """
     _, std = fine.moments(fine.share)
     order = np.argsort(fine.mean)
     cumulative = np.cumsum(fine.share[order])
@@ -110,7 +113,9 @@ def candidates(fine: Fine, coarse: Index, cap: Floats, seed: int) -> list[tuple[
     rng = np.random.default_rng(seed)
     n_coarse = int(coarse.max()) + 1
     for _ in range(24):
-        weights = rng.dirichlet(np.full(n_coarse, 0.7))
+        weights = rng.dirichlet(np.full(n_coarse // levels, 0.7))
+        if levels > 1:
+            weights = np.outer(weights, rng.dirichlet(np.full(levels, 0.7))).ravel()
         pool_coarse = np.bincount(coarse, fine.share, n_coarse)
         found.append(("mixture", capped(fine.share * (weights / pool_coarse)[coarse], cap)))
     return found
@@ -122,16 +127,18 @@ def thinned(shares: Floats) -> Floats:
     return kept / kept.sum()
 
 
-def features(fine: Fine, coarse: Index, shares: Floats) -> Floats:
-    """What a law could see of a regime: a quadratic in (mean, spread) and the coarse bin shares."""
+def features(fine: Fine, coarse: Index, shares: Floats, levels: int = 1) -> Floats:
+    """What a law could see of a regime: a quadratic in (mean, spread), the coarse bin shares, those of the levels."""
     pool_mean, pool_std = fine.moments(fine.share)
     mean, std = fine.moments(shares)
     m, s = (mean - pool_mean) / pool_std, std / pool_std - 1
-    return np.concatenate([[1, m, s, m * m, s * s, m * s], np.bincount(coarse, shares) * (coarse.max() + 1) - 1])
+    axes = [coarse] if levels == 1 else [coarse // levels, coarse % levels]
+    uneven = [np.bincount(axis, shares) * (axis.max() + 1) - 1 for axis in axes]
+    return np.concatenate([[1, m, s, m * m, s * s, m * s], *uneven])
 
 
 def choose_regimes(
-    fine: Fine, coarse: Index, depletion: float, n_designed: int, n_random: int, seed: int
+    fine: Fine, coarse: Index, depletion: float, n_designed: int, n_random: int, seed: int, levels: int = 1
 ) -> list[Regime]:
     """`n_random` seeds of the random regime and the greedy D-optimal `n_designed` among the candidates."""
     if fine.moments(fine.share)[1] < 1e-6:
@@ -141,9 +148,9 @@ def choose_regimes(
     if n_designed + n_random < 1:
         raise UserError("A plan needs at least one regime: give --designed or --random-seeds.")
     cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
-    pool = candidates(fine, coarse, cap, seed)
-    rows = np.stack([features(fine, coarse, s) for _, s in pool])
-    random_row = features(fine, coarse, fine.share)
+    pool = candidates(fine, coarse, cap, seed, levels)
+    rows = np.stack([features(fine, coarse, s, levels) for _, s in pool])
+    random_row = features(fine, coarse, fine.share, levels)
     information = 1e-3 * np.eye(rows.shape[1]) + n_random * np.outer(random_row, random_row)
     mean, std = fine.moments(fine.share)
     regimes = [Regime("random", "random", s, None, mean, std) for s in range(n_random)]

@@ -105,7 +105,8 @@ class Flow:
                 break
             ran = pilot(
                 planned, model=self.model, scores=self.out / "scores", corpus=self.out / "prepared",
-                out=self.out / f"pilots{end}", general=self.general, seed=c.seed, **self.engine, **self.again,
+                out=self.out / f"pilots{end}", general=self.general, executor=c.pilots.executor,
+                workers=c.pilots.workers, seed=c.seed, **self.engine, **self.again,
             )  # fmt: skip
             found.append(ran / "runs.jsonl")
         return found

@@ -1,4 +1,4 @@
-"""Scoring as any worker does it: load the engine, say what it is, choose a dtype, score a part. See `executors`."""
+"""Work as any worker does it: load the engine, say what it is, choose a dtype, score a part. See `executors`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pplscape.engines import load_engine
+from pplscape.engines import load_engine, load_learner
 from pplscape.engines.base import EngineFacts
 from pplscape.errors import UserError
 from pplscape.executors import Tell, TwoStep, Where
 from pplscape.manifest import table_bytes
 from pplscape.scoring import score_part
 from pplscape.text.prepared import Prepared
+from pplscape.training.schedule import Recipe
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,25 @@ class EngineSpec:
     bos: str
     reference: tuple[str, ...] = ()
     order: int | None = None
+    recipe: Recipe | None = None
+    """What it is trained with; None: it only scores."""
 
     def load(self) -> Any:
         options: dict[str, Any] = {"revision": self.revision, "dtype": self.dtype, "bos": self.bos}
+        if self.recipe:
+            return load_learner(self.name, self.model, self.recipe, **options)
         if self.reference:
             options |= {"reference": self.reference, "order": self.order}
         return load_engine(self.name, self.model, **options)
+
+    def loaded_as(self, facts: EngineFacts | None) -> Any:
+        """This process' engine. UserError if it is another than elsewhere."""
+        engine = loaded(self)
+        if facts and engine.facts != facts:
+            here, there = engine.facts.as_dict(), facts.as_dict()
+            differing = ", ".join(k for k in here if here[k] != there[k])
+            raise UserError(f"{self.model} is another model on {Where.here()} than elsewhere: {differing} differ.")
+        return engine
 
     def described(self, tell: Tell) -> Callable[[None], tuple[EngineFacts, int | None, str | None]]:
         """Job: facts, tokens of a batch and device of the engine, as a worker has them."""
@@ -69,13 +83,7 @@ class Scoring:
     """What the engine must be, wherever it is loaded."""
 
     def __call__(self, tell: Tell) -> Callable[[int], tuple[bytes, bytes]]:
-        engine, corpus = loaded(self.engine), Prepared(self.prepared)
-        if self.facts and engine.facts != self.facts:
-            here, there = engine.facts.as_dict(), self.facts.as_dict()
-            differing = ", ".join(k for k in here if here[k] != there[k])
-            raise UserError(
-                f"{self.engine.model} is another model on {Where.here()} than elsewhere: {differing} differ."
-            )
+        engine, corpus = self.engine.loaded_as(self.facts), Prepared(self.prepared)
 
         def read(number: int) -> tuple[Any, ...]:
             chunks, texts = corpus.part(self.split, number)

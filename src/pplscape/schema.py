@@ -45,6 +45,9 @@ SCORES = pa.schema(
     ]
 )
 
+PROBED = SCORES.insert(8, _field("probe_nll_sum", pa.float64(), "nats, by the probe that did not see the document"))
+"""Scores with a second opinion: learnability is (nll_sum - probe_nll_sum) / n_tokens, nats/token."""
+
 REJECTED = pa.schema(
     [
         _field("doc_id", pa.string(), "id", nullable=True),

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pplscape.errors import UserError
 
 Scale = Literal["nll", "ppl"]
 Floats = NDArray[np.float64]
@@ -48,27 +51,66 @@ def moments(values: Floats, limits: tuple[float, float], weights: NDArray | None
 
 @dataclass(frozen=True)
 class Bins:
-    """Equal-token log-perplexity bins. `edges` [K-1] are the inner edges (nats/token); `share` [K] of pool tokens."""
+    """Equal-token log-perplexity bins. `edges` [K-1] are the inner edges (nats/token); `share` [K] of pool tokens.
+
+    With `levels` [K][M-1] every bin is cut again by learnability (nats/token) into M levels of equal tokens; bins are
+    then the K M cells, level by level within each range of log-perplexity.
+    """
 
     edges: tuple[float, ...]
     share: tuple[float, ...]
+    levels: tuple[tuple[float, ...], ...] = ()
 
     @property
     def n(self) -> int:
         return len(self.share)
 
     @property
+    def n_levels(self) -> int:
+        """M; 1 for bins of log-perplexity alone."""
+        return len(self.levels[0]) + 1 if self.levels else 1
+
+    @property
     def hash(self) -> str:
         """Identifies the binning: runs and laws with different hashes must not be mixed."""
-        return hashlib.sha256(json.dumps(self.edges).encode()).hexdigest()[:16]
+        cuts = [self.edges, self.levels] if self.levels else self.edges
+        return hashlib.sha256(json.dumps(cuts).encode()).hexdigest()[:16]
 
-    def of(self, x: Floats) -> NDArray[np.intp]:
-        """Bin index [n] of log-perplexities [n]; a value on an edge belongs to the upper bin."""
-        return np.searchsorted(np.asarray(self.edges), x, side="right")
+    def of(self, x: Floats, learnability: Floats | None = None) -> NDArray[np.intp]:
+        """Bin index [n] of log-perplexities [n]; a value on an edge belongs to the upper bin.
 
-    def tokens(self, x: Floats, length: NDArray) -> Floats:
+        UserError if bins with levels are asked without learnability [n].
+        """
+        coarse = np.searchsorted(np.asarray(self.edges), x, side="right")
+        if not self.levels:
+            return coarse
+        if learnability is None or len(learnability) != len(x):
+            raise UserError("These bins are cut by learnability too: give the scores that `pplscape probe` wrote.")
+        above = learnability[:, None] >= np.asarray(self.levels)[coarse]
+        return coarse * self.n_levels + above.sum(1)
+
+    def of_cells(self, mean: Floats) -> NDArray[np.intp]:
+        """Bin index [F] of finer bins with these mean log-perplexities [F], which are cut in as many levels."""
+        coarse = np.searchsorted(np.asarray(self.edges), mean, side="right")
+        return coarse * self.n_levels + np.arange(len(mean)) % self.n_levels
+
+    def tokens(self, x: Floats, length: NDArray, learnability: Floats | None = None) -> Floats:
         """Tokens per bin [K] of chunks with log-perplexity x [n] and length [n] (times repeats)."""
-        return np.bincount(self.of(x), weights=length, minlength=self.n).astype(np.float64)
+        return np.bincount(self.of(x, learnability), weights=length, minlength=self.n).astype(np.float64)
+
+    @property
+    def coarse(self) -> Bins:
+        """The bins of log-perplexity alone."""
+        return Bins(self.edges, tuple(np.asarray(self.share).reshape(-1, self.n_levels).sum(1).tolist()))
+
+    def to_json(self) -> dict[str, Any]:
+        cut = {"levels": [list(row) for row in self.levels]} if self.levels else {}
+        return {"edges": list(self.edges), **cut, "share": list(self.share), "hash": self.hash}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Bins:
+        levels = tuple(tuple(row) for row in value.get("levels", ()))
+        return cls(tuple(value["edges"]), tuple(value["share"]), levels)
 
 
 def make_bins(x: Floats, length: NDArray, n_bins: int) -> Bins:
@@ -81,6 +123,26 @@ def make_bins(x: Floats, length: NDArray, n_bins: int) -> Bins:
     bins = Bins(tuple(float(e) for e in edges), (1.0,) * (len(edges) + 1))
     tokens = bins.tokens(x, length)
     return Bins(bins.edges, tuple(float(t) for t in tokens / tokens.sum()))
+
+
+def cut_levels(bins: Bins, x: Floats, learnability: Floats, length: NDArray, n_levels: int) -> Bins:
+    """Every bin cut again into `n_levels` levels of learnability [n] of equal token share.
+
+    Levels are relative to a bin's own chunks: learnability rises with perplexity, and a second axis must tell what the
+    first does not. UserError where a bin has too few distinct values.
+    """
+    coarse, shares = bins.of(x), np.arange(1, n_levels) / n_levels
+    levels = []
+    for b in range(bins.n):
+        members = np.flatnonzero(coarse == b)
+        members = members[np.argsort(learnability[members], kind="stable")]
+        cumulative = np.cumsum(length[members])
+        levels.append(tuple(learnability[members][np.searchsorted(cumulative, shares * cumulative[-1])].tolist()))
+    found = Bins(bins.edges, (1.0,) * (bins.n * n_levels), tuple(levels))
+    tokens = found.tokens(x, length, learnability)
+    if not tokens.all():
+        raise UserError(f"Some bins have too few chunks for {n_levels} levels of learnability; ask for fewer.")
+    return Bins(bins.edges, tuple((tokens / tokens.sum()).tolist()), tuple(levels))
 
 
 def kl_to_pool(x: Floats, length: NDArray, taken: NDArray, n_bins: int = 50) -> float:

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from pplscape.draw.microbins import Cells
 from pplscape.draw.pool import Pool
-from pplscape.schema import SCORES
+from pplscape.schema import PROBED
 
 
 def make_pool(n: int = 2000, seed: int = 0, noise: float = 0.1) -> Pool:
@@ -14,7 +14,7 @@ def make_pool(n: int = 2000, seed: int = 0, noise: float = 0.1) -> Pool:
 
 
 def score_table(n: int, seed: int = 0, noise: float = 0.1, shift: float = 0.0) -> pa.Table:
-    """schema.SCORES of such a pool; `shift` moves all log-perplexities."""
+    """schema.PROBED of such a pool; `shift` moves all log-perplexities."""
     rng = np.random.default_rng(seed)
     x = np.where(rng.random(n) < 1 - noise, rng.normal(3, 0.5, n), rng.normal(6, 0.5, n)) + shift
     length = np.where(rng.random(n) < 0.8, 256, rng.integers(64, 256, n))
@@ -23,9 +23,10 @@ def score_table(n: int, seed: int = 0, noise: float = 0.1, shift: float = 0.0) -
         {
             "doc_id": [f"doc{i // 8:06d}" for i in range(n)], "chunk_index": np.arange(n) % 8, "char_start": start,
             "char_end": start + 1000, "length": length, "n_tokens": np.ones(n, int), "n_bytes": length * 4,
-            "nll_sum": x, "source": [("a", "b", "c")[i // 8 % 3] for i in range(n)],
+            "nll_sum": x, "probe_nll_sum": x - np.random.default_rng(seed + 1).normal(0.3 * x, 0.4),
+            "source": [("a", "b", "c")[i // 8 % 3] for i in range(n)],
         }
-    ).cast(SCORES)  # fmt: skip
+    ).cast(PROBED)  # fmt: skip
 
 
 def spent(pool: Pool, draw) -> int:

@@ -44,6 +44,12 @@ def expected(name, pool, budget, seed, options):
     elif name == "band":
         inside = np.flatnonzero((rank(pool, h) >= options.band[0]) & (rank(pool, h) <= options.band[1]))
         order = inside[np.argsort(h[inside])]
+    elif name == "learnable":
+        by_x = np.argsort(pool.x, kind="stable")
+        ends = np.searchsorted(np.cumsum(pool.length[by_x]), np.array(options.band) * pool.tokens)
+        low, high = pool.x[by_x][np.minimum(ends, len(pool) - 1)]
+        order = np.lexsort((h, -pool.learnability))
+        order = order[(pool.x[order] >= low) & (pool.x[order] <= high)]
     elif name == "temperature":
         value = pool.values("nll")
         z = (value - value.mean()) / value.std()

@@ -12,7 +12,9 @@ import transformers
 
 from pplscape.engines.fused import LinearCrossEntropy
 from pplscape.engines.head import head_is_linear
-from pplscape.engines.learner import TransformersLearner
+from pplscape.engines.learner import BETAS, CLIP_NORM, WEIGHT_DECAY, TransformersLearner
+from pplscape.training.loop import Progressed, constant_steps, cooldown_steps, train_steps
+from pplscape.training.schedule import Recipe
 
 Chunks = list[np.ndarray]
 
@@ -32,6 +34,24 @@ def _weights(learner: TransformersLearner) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
 
 
+def test_a_branch_is_the_separate_run_of_its_length(tiny_model_dir: Path) -> None:
+    """Bit for bit, also the one that is taken after another branch was trained and the trunk went on."""
+    chunks, recipe = _chunks(24), Recipe(learning_rate=1e-3, warmup_tokens=40, step_tokens=60)
+    ends, trunk, at, branches, done = (10, 20), _learner(tiny_model_dir), Progressed(), [], 0
+    for end in ends:
+        train_steps(trunk, constant_steps(chunks[done:end], recipe, at.tokens), recipe, at)
+        kept, branch, done = trunk.snapshot(), at.copy(), end
+        train_steps(trunk, cooldown_steps(chunks[end : end + 4], recipe, branch.tokens), recipe, branch)
+        branches.append(_weights(trunk))
+        trunk.restore(kept)
+    for end, expected in zip(ends, branches, strict=True):
+        alone, at = _learner(tiny_model_dir), Progressed()
+        for segment in (chunks[:10], chunks[10:end]):
+            train_steps(alone, constant_steps(segment, recipe, at.tokens), recipe, at)
+        train_steps(alone, cooldown_steps(chunks[end : end + 4], recipe, at.tokens), recipe, at)
+        assert all(torch.equal(a, b) for a, b in zip(_weights(alone).values(), expected.values(), strict=True))
+
+
 def test_state_on_disk_continues_exactly(tiny_model_dir: Path, tmp_path: Path) -> None:
     chunks = _chunks()
     first = _learner(tiny_model_dir)
@@ -48,6 +68,39 @@ def test_state_on_disk_continues_exactly(tiny_model_dir: Path, tmp_path: Path) -
     anew = _learner(tiny_model_dir)
     anew.batch_tokens = 64
     assert second.step(chunks, 1e-3) == anew.step(chunks, 1e-3)
+
+
+def test_steps_on_rows_of_mixed_length_are_those_of_plain_training(tiny_model_dir: Path) -> None:
+    """Against transformers' own loss over one padded batch, torch's AdamW and clipping: every token of a step weighs
+    the same, whatever rows and micro-batches it lies in; three steps, losses and weights."""
+    chunks = _chunks(12)
+    ours = _learner(tiny_model_dir)
+    ours.batch_tokens = 64  # several micro-batches with different numbers of tokens
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    groups: dict[bool, list[Any]] = {True: [], False: []}
+    for p in plain.parameters():
+        groups[p.dim() > 1].append(p)
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[True], "weight_decay": WEIGHT_DECAY}, {"params": groups[False], "weight_decay": 0.0}],
+        lr=1e-3, betas=BETAS,
+    )  # fmt: skip
+    width = 1 + max(len(c) for c in chunks)
+    ids, labels = torch.zeros(len(chunks), width, dtype=torch.long), torch.full((len(chunks), width), -100)
+    for i, chunk in enumerate(chunks):
+        ids[i, 0] = ours.prefix[0]
+        ids[i, 1 : 1 + len(chunk)] = labels[i, 1 : 1 + len(chunk)] = torch.from_numpy(chunk.astype(np.int64))
+    mask = torch.arange(width) <= torch.tensor([[len(c)] for c in chunks])
+    for _ in range(3):
+        loss = plain(input_ids=ids, attention_mask=mask.long(), labels=labels).loss
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), CLIP_NORM)
+        facts = ours.step(chunks, 1e-3)
+        assert facts["loss"] == pytest.approx(loss.item(), rel=1e-6)
+        assert facts["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(_weights(ours)[name], parameter.detach(), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

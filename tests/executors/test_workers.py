@@ -109,6 +109,22 @@ def test_what_was_told_of_lost_work_is_taken_back() -> None:
     assert (one.value, one.where.pid, sum(told)) == (1, 1, 7)
 
 
+def test_items_whose_workers_die_may_be_given_up() -> None:
+    """The deaths of workers are then a result; everything else is as before."""
+
+    class Deadly(Simulated):
+        def wait(self) -> list[tuple[int, Event]]:
+            worker, item = self.busy.popitem()
+            if item == 1:
+                return [(worker, Died("shot"))]
+            self.idle.add(worker)
+            return [(worker, Ready(Where("h", worker)) if item == "begin" else Result(item * 10))]
+
+    with Workers(Deadly(2, None)) as executor:
+        found = list(executor.map("job", [0, 1, 2], lost=lambda item, how: (item, how)))  # type: ignore[arg-type]
+    assert {one.item: one.value for one in found} == {0: 0, 1: (1, "shot"), 2: 20}
+
+
 def test_in_order() -> None:
     from pplscape.executors import Done
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pplscape import pilots
 from pplscape.engines.fake import FakeEngine
 from pplscape.errors import UserError
 from pplscape.manifest import read_manifest
-from pplscape.stages import pilot as pilot_module
+from pplscape.reporting.about_outcome import FORGETTING, forgetting_rows
 from pplscape.stages.compare import compare
 from pplscape.stages.evaluate import evaluate, read_evaluation
 from pplscape.stages.landscape import landscape
@@ -132,7 +133,7 @@ def test_a_bug_is_not_taken_for_a_failed_run(
     def broken(*_: Any) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(pilot_module, "train_steps", broken)
+    monkeypatch.setattr(pilots, "train_steps", broken)
     with pytest.raises(KeyError):
         _pilot(bench, tmp_path / "pilots")
 
@@ -200,6 +201,40 @@ def test_evaluate_and_compare(bench: dict[str, Path], tmp_path: Path) -> None:
         compare([base, base], out=tmp_path / "c")
     with pytest.raises(UserError, match="no file or folder"):
         compare([tmp_path / "nowhere"], out=tmp_path / "d")
+
+
+def test_forgetting_is_told_before_and_after(bench: dict[str, Path], tmp_path: Path) -> None:
+    """Two seeds of one strategy and one of random: means over seeds, pairs of documents, and the report's table."""
+    folders = []
+    for strategy, seed in (("base", 0), ("random", 0), ("low", 0), ("low", 1)):
+        model = bench["model"]
+        if strategy != "base":
+            chosen = select(bench["scores"], strategy=strategy, budget="20%", out=tmp_path / f"s{strategy}{seed}")
+            model = train(
+                chosen, model=str(bench["model"]), corpus=bench["prepared"], out=tmp_path / f"t{strategy}{seed}",
+                recipe=RECIPE, engine="fake", seed=seed,
+            )  # fmt: skip
+        out = tmp_path / f"e{strategy}{seed}"
+        folders.append(
+            evaluate(str(model), heldout=bench["prepared"], general=[str(bench["text"])], out=out, engine="fake")
+        )
+    content = json.loads((compare(folders, out=tmp_path / "c") / "comparison.json").read_text())
+    general = [
+        sum(r["nll_sum"] for r in rows) / sum(r["n_tokens"] for r in rows)
+        for f in folders
+        for rows in [[r for r in read_evaluation(f) if r["split"] == "general"]]
+    ]
+    found = {row["strategy"]: row for row in content["forgetting"]}
+    assert list(found) == ["random", "low"]
+    assert found["low"]["before"] == pytest.approx(general[0])
+    assert found["low"]["after"] == pytest.approx((general[2] + general[3]) / 2)
+    assert found["random"]["change"]["mean"] == pytest.approx(general[1] - general[0])
+    assert found["low"]["change"]["low"] < found["low"]["change"]["mean"] < found["low"]["change"]["high"]
+    (low,) = (s for s in content["strategies"] if s["strategy"] == "low")
+    assert low["difference_general"]["mean"] == pytest.approx(general[2] - general[1])
+    rows = forgetting_rows(content)
+    assert {row[0] for row in rows} == {"random", "low"}
+    assert all(len(row) == len(FORGETTING) for row in rows)
 
 
 def test_too_little_text_is_said(bench: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commands from text to landscape: prepare, score, landscape, sample."""
+"""Commands from text to landscape: prepare, score, probe, landscape, sample."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from pplscape.cli.options import (
     Bos,
     Budget,
     ChunkTokens,
+    CooldownShare,
     Corpus,
     DryRun,
     Dtype,
     Engine,
     Executor,
+    LearningRate,
     Limit,
     LimitTokens,
     MinTokens,
@@ -27,9 +29,12 @@ from pplscape.cli.options import (
     Overwrite,
     Revision,
     Seed,
+    StepTokens,
     Threads,
+    WarmupTokens,
     Workers,
 )
+from pplscape.training.schedule import Recipe
 
 app = typer.Typer()
 
@@ -128,6 +133,49 @@ def score(
 
 
 @app.command()
+def probe(
+    scores: Annotated[Path, typer.Argument(help="The folder of `score`.")],
+    model: Model,
+    corpus: Annotated[Path, typer.Option(help="The prepared folder.")],
+    tokens: Annotated[str, typer.Option(help="That each of the two probes is trained on: 200k.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    learning_rate: LearningRate = Recipe.learning_rate,
+    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
+    cooldown_share: CooldownShare = Recipe.cooldown_share,
+    step_tokens: StepTokens = Recipe.step_tokens,
+    engine: Engine = "transformers",
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    bos: Bos = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Learnability: what a short training on other documents teaches about each chunk; a column beside the scores."""
+    from pplscape.cost import prepared_tokens
+    from pplscape.draw.budget import parse_budget
+    from pplscape.flow import model_path
+
+    each = parse_budget(tokens, 0)
+    scoring = model_cost(model, prepared_tokens(corpus), False)
+    cost = f"two probes: {model_cost(model, 2 * each, True)}\n          scoring: {scoring}"
+    if dry_run:
+        return dry("probe", [scores, corpus], out, cost)
+    typer.echo(cost, err=True)
+    from pplscape.stages.probe import probe as stage
+    from pplscape.stages.probe import summary
+
+    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens)
+    path = stage(
+        scores, model=model_path(model), corpus=corpus, tokens=each, out=out, recipe=recipe, engine=engine,
+        revision=revision, dtype=dtype, bos=bos, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    typer.echo(summary(path))
+
+
+@app.command()
 def landscape(
     scores: Path,
     budget: Budget,
@@ -135,6 +183,7 @@ def landscape(
     config: Config = None,
     overrides: Set = None,
     bins: int = 10,
+    levels: Annotated[int, typer.Option(help="Levels of learnability in every bin; needs scores of `probe`.")] = 1,
     corpus: Corpus = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -144,7 +193,7 @@ def landscape(
         return dry("landscape", [scores], out)
     from pplscape.stages.landscape import landscape as stage
 
-    path = stage(scores, budget=budget, out=out, n_bins=bins, corpus=corpus, overwrite=overwrite)
+    path = stage(scores, budget=budget, out=out, n_bins=bins, levels=levels, corpus=corpus, overwrite=overwrite)
     typer.echo((path / "summary.md").read_text())
 
 

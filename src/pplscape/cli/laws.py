@@ -10,6 +10,7 @@ import typer
 from pplscape.cli.configured import Config, Set
 from pplscape.cli.dry import dry, model_cost
 from pplscape.cli.options import (
+    Address,
     Bos,
     Budget,
     CooldownShare,
@@ -17,6 +18,7 @@ from pplscape.cli.options import (
     DryRun,
     Dtype,
     Engine,
+    Executor,
     General,
     LearningRate,
     LoraRank,
@@ -27,7 +29,9 @@ from pplscape.cli.options import (
     Revision,
     Seed,
     StepTokens,
+    Threads,
     WarmupTokens,
+    Workers,
     pairs,
 )
 from pplscape.errors import UserError
@@ -94,6 +98,10 @@ def pilot(
     revision: Revision = None,
     dtype: Dtype = "auto",
     bos: Bos = "auto",
+    executor: Executor = "local",
+    workers: Workers = None,
+    threads: Threads = None,
+    address: Address = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -109,7 +117,8 @@ def pilot(
 
     stage(
         plan, model=model_path(model), scores=scores, corpus=corpus, out=out, heldout=heldout, general=general,
-        engine=engine, revision=revision, dtype=dtype, bos=bos, seed=seed, overwrite=overwrite,
+        engine=engine, revision=revision, dtype=dtype, bos=bos, executor=executor, workers=workers, threads=threads,
+        address=address, seed=seed, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -257,7 +257,8 @@ def evaluate(
     bos: Bos = "auto",
     chunk_tokens: ChunkTokens = 512,
     tasks: Annotated[
-        str | None, typer.Option(help="Files of questions (.jsonl) or names of lm-eval tasks; comma-separated.")
+        str | None,
+        typer.Option(help="Files of questions (.jsonl), names of lm-eval tasks, a folder of its task files."),
     ] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,

@@ -16,6 +16,7 @@ from pplscape.draw.program import solve
 from pplscape.draw.rule import Mask, Rule, Times, interval
 from pplscape.draw.scores import Rows
 from pplscape.errors import UserError
+from pplscape.statistics import Bins
 
 
 class Allocate(Rule):
@@ -43,20 +44,24 @@ class Allocate(Rule):
         share = np.divide(quota, unique, out=np.zeros_like(quota), where=unique > 0)
         self.epochs = np.floor(share + 1e-12).astype(np.int64)
         self.once_more = np.maximum(quota - self.epochs * unique, 0.0)
-        chunks = np.bincount(self.bins.of(census.x), weights=census.count_at, minlength=self.bins.n)
+        chunks = np.repeat(
+            np.bincount(self.bins.coarse.of(census.x), weights=census.count_at, minlength=self.bins.coarse.n)
+            / self.bins.n_levels,
+            self.bins.n_levels,
+        )
         self.low, self.high = np.array(
             [interval(s, census, n, width) for s, n in zip(share - self.epochs, chunks, strict=True)]
         ).T
         self.low[~self.helpful] = self.high[~self.helpful] = -np.inf
 
     def sides(self, rows: Rows) -> tuple[Times, Mask]:
-        b = _bin(rows, self.bins.edges)
+        b = _bin(rows, self.bins)
         low = rows.h < self.low[b]
         return (self.epochs[b] + low).astype(np.int16), ~low & (rows.h < self.high[b])
 
     def totals(self, rows: Rows, times: Times) -> NDArray[np.int64]:
         """Tokens of each bin: taken (repeats counted) and those of chunks that are taken once more, flat."""
-        b = _bin(rows, self.bins.edges)
+        b = _bin(rows, self.bins)
         more = rows.length * (times > self.epochs[b])
         return np.concatenate(
             [np.bincount(b, weights=w, minlength=self.bins.n) for w in (rows.length * times, more)]
@@ -97,14 +102,14 @@ class Allocate(Rule):
 
     def reasons(self, rows: Rows) -> pa.Array:
         names = pa.array([f"bin {b}" for b in range(self.bins.n)], pa.string())
-        return names.take(pa.array(_bin(rows, self.bins.edges)))
+        return names.take(pa.array(_bin(rows, self.bins)))
 
 
-def _bin(rows: Rows, edges: tuple[float, ...]) -> NDArray[np.uint8] | NDArray[np.intp]:
+def _bin(rows: Rows, bins: Bins) -> NDArray[np.uint8] | NDArray[np.intp]:
     """`Bins.of`, faster for few edges."""
-    if len(edges) > 64:
-        return np.searchsorted(np.asarray(edges), rows.x, side="right")
+    if len(bins.edges) > 64 or bins.levels:
+        return bins.of(rows.x, rows.learnability)
     b = np.zeros(len(rows), dtype=np.uint8)
-    for edge in edges:
+    for edge in bins.edges:
         b += rows.x >= edge
     return b

@@ -114,7 +114,7 @@ def bins_of(law: Law) -> Bins:
     """The bins a law was fitted on; UserError if it has none."""
     if not law.bins or law.bins["edges"] is None:
         raise UserError("law.json does not say where its bins are cut; fit again with --landscape.")
-    return Bins(tuple(law.bins["edges"]), tuple(law.bins["share"]))
+    return Bins.from_json(law.bins)
 
 
 def utility_of(law: Law) -> Utility:

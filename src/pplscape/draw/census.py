@@ -82,7 +82,9 @@ class Census:
         return make_bins(self.x, self.tokens_at, n)
 
     def bin_tokens(self, bins: Bins) -> Floats:
-        """Tokens [K] per bin: of `make_bins`, or of the law that the census was told."""
+        """Tokens [K] per bin: of `make_bins`, or of the law that the census was told; levels take one more pass."""
+        if bins.levels:
+            return sum(self.source.map(_count_cells, bins))  # type: ignore[return-value]
         return bins.tokens(self.x, self.tokens_at)
 
     def moments(self, scale: Scale, limits: tuple[float, float]) -> Moments:
@@ -161,6 +163,13 @@ def _count_strata(source: Source, unit: Any, bins: Bins, names: tuple[str, ...])
     found = np.zeros(size)
     for rows in source.numbers(unit):
         found += np.bincount(rows.source_in(names) * bins.n + bins.of(rows.x), minlength=size)
+    return found
+
+
+def _count_cells(source: Source, unit: Any, bins: Bins) -> Floats:
+    found = np.zeros(bins.n)
+    for rows in source.numbers(unit):
+        found += bins.tokens(rows.x, rows.length, rows.learnability)
     return found
 
 

@@ -64,7 +64,7 @@ class Tally:
         """`times` [n] each of `rows` is taken."""
         at = np.flatnonzero(times)
         x, length, times = rows.x[at], rows.length[at], times[at].astype(np.int64)
-        spent, b = length * times, frame.bins.of(x)
+        spent, b = length * times, frame.bins.of(x, rows.take(at).learnability)
         sums: dict[str, Floats] = {}
         for scale in SCALES:
             away = np.clip(on_scale(x, scale), *frame.limits[scale]) - frame.centre[scale]
@@ -171,7 +171,7 @@ def facts(census: Census, frame: Frame, tally: Tally) -> dict[str, Any]:
         "pool_chunks": census.n,
         "achieved": {s: vars(m) for s, m in tally.shape(frame).items()},
         "pool_moments": {s: vars(census.moments(s, frame.limits[s])) for s in SCALES},
-        "bins": {"edges": list(bins.edges), "share": list(bins.share), "hash": bins.hash},
+        "bins": bins.to_json(),
         "bin_tokens": _whole(tally.bins),
         "unique_bin_tokens": _whole(tally.unique_bins),
         "pool_bin_tokens": _whole(census.bin_tokens(bins)),

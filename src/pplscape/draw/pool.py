@@ -23,8 +23,11 @@ from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of, un
 from pplscape.draw.scores import (
     KEY,
     NEEDED,
+    PROBE,
     Rows,
     check_columns,
+    has_column,
+    learnability,
     log_perplexity,
     rejected_rows,
     score_files,
@@ -77,6 +80,8 @@ class Pool:
     """[n] row of the table the pool was made of."""
     key: Floats = field(default_factory=lambda: np.empty(0))
     """[n] what the text gave each chunk (`draw.keys`), or empty."""
+    learnability: Floats = field(default_factory=lambda: np.empty(0))
+    """[n] nats per token, or empty of scores that were not probed."""
     rejected: pa.Table = field(default_factory=REJECTED.empty_table)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """The scores' manifest, empty for a bare table."""
@@ -120,7 +125,16 @@ class Pool:
         """The pool as one unit of a `scores.Source`."""
         doc = self._doc_hash[self.doc]
         names = names_of(doc, self.chunk_index)
-        yield Rows(self.x, self.length, self.source, self.source_names, doc, key=self.key, name=names)
+        yield Rows(
+            self.x,
+            self.length,
+            self.source,
+            self.source_names,
+            doc,
+            key=self.key,
+            name=names,
+            learnability=self.learnability,
+        )
 
     def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
         """The pool as a `scores.Source`."""
@@ -140,9 +154,9 @@ class Pool:
 
     def bin_of(self, bins: Bins) -> NDArray[np.int16]:
         """Bin [n] of each chunk."""
-        if ("bin", bins.edges) not in self._kept:
-            self._kept["bin", bins.edges] = bins.of(self.x).astype(np.int16)
-        return self._kept["bin", bins.edges]
+        if ("bin", bins.hash) not in self._kept:
+            self._kept["bin", bins.hash] = bins.of(self.x, self.learnability).astype(np.int16)
+        return self._kept["bin", bins.hash]
 
     def bin_tokens(self, bins: Bins, times: NDArray | None = None) -> Floats:
         """Tokens [K] per bin, each chunk counted `times` [n] (default once)."""
@@ -155,6 +169,8 @@ class Pool:
         found = replace(self, **{name: getattr(self, name)[rows] for name in names}, rejected=REJECTED.empty_table())
         if len(self.key):
             found = replace(found, key=self.key[rows])
+        if len(self.learnability):
+            found = replace(found, learnability=self.learnability[rows])
         found.__dict__["_doc_hash"] = self._doc_hash  # cached: the documents are the same
         return found
 
@@ -204,10 +220,12 @@ class Pool:
         """Scores from a stage folder (part-*.parquet) or one Parquet file; UserError for what cannot be used."""
         path = Path(path)
         tables, origin = [], []
-        for file in score_files(path):
+        files = score_files(path)
+        more = (PROBE,) if all(has_column(file, PROBE) for file in files) else ()
+        for file in files:
             check_columns(file, NEEDED)
             try:
-                tables.append(pq.read_table(file, columns=list(NEEDED)))
+                tables.append(pq.read_table(file, columns=[*NEEDED, *more]))
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(f"{file} cannot be read as Parquet: {error}") from error
             origin.append((str(file), len(tables[-1])))
@@ -255,6 +273,7 @@ class Pool:
             char_end=whole(table, "char_end")[order],
             origin=order,
             key=table[KEY].to_numpy()[order] if KEY in table.schema.names else np.empty(0),
+            learnability=learnability(table)[order] if PROBE in table.schema.names else np.empty(0),
             rejected=rejected if rejected is not None else REJECTED.empty_table(),
             manifest=manifest or {},
         )

@@ -29,6 +29,8 @@ from pplscape.statistics import Floats
 
 NEEDED = ("doc_id", "chunk_index", "char_start", "char_end", "length", "n_tokens", "nll_sum", "source")
 """Columns of the score table (schema.SCORES) that selection reads."""
+PROBE = "probe_nll_sum"
+"""Column that `probe` adds (schema.PROBED)."""
 KEY = "key"
 """Column of batches that were given keys."""
 NUMBERS = ("length", "n_tokens", "nll_sum", "source")
@@ -60,6 +62,8 @@ class Rows:
     """What the text gave each chunk (`draw.keys`); empty where no strategy asks for it."""
     name: NDArray[np.uint64] = field(default_factory=lambda: _NONE)
     """`permanent.names_of` of the chunks; empty unless ids are asked for."""
+    learnability: Floats = field(default_factory=lambda: _NO_KEYS)
+    """What a probe learned of chunks it did not see, nats per token; empty of scores without."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -67,8 +71,8 @@ class Rows:
     def take(self, at: NDArray[np.intp]) -> Rows:
         """Some of the rows, by position or mask."""
         doc, bits, name = (a[at] if len(a) else a for a in (self.doc, self.bits, self.name))
-        key = self.key[at] if len(self.key) else self.key
-        return Rows(self.x[at], self.length[at], self.source[at], self.names, doc, bits, key, name)
+        key, learnability = (a[at] if len(a) else a for a in (self.key, self.learnability))
+        return Rows(self.x[at], self.length[at], self.source[at], self.names, doc, bits, key, name, learnability)
 
     @cached_property
     def h(self) -> Floats:
@@ -130,6 +134,8 @@ class Scores:
     workers: int = 1
     batch_rows: int = BATCH_ROWS
     keys: Keyed | None = None
+    probed: bool = False
+    """Chunks have a learnability."""
     documents: bool = False
     """A row is a whole document (see `draw/documents.py`)."""
     executor: Executor | None = None
@@ -149,7 +155,9 @@ class Scores:
         path = Path(path)
         units: list[Unit] = []
         rows, longest, reads_ids = 0, 0, False
-        for file in score_files(path):
+        files = score_files(path)
+        probed = all(has_column(file, PROBE) for file in files)
+        for file in files:
             footer = check_columns(file, NEEDED)
             units += _units_of(file, footer, len(units))
             rows += footer.num_rows
@@ -157,7 +165,7 @@ class Scores:
             reads_ids = reads_ids or _may_be_null(footer, ("doc_id", "chunk_index"))
         manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
         workers = workers or min(len(os.sched_getaffinity(0)), max(len(units), 1))
-        return cls(tuple(units), rows, longest, reads_ids, manifest, workers, batch_rows)
+        return cls(tuple(units), rows, longest, reads_ids, manifest, workers, batch_rows, probed=probed)
 
     def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
         """task(self, unit, *args) for every unit, in the order of units."""
@@ -192,15 +200,19 @@ class Scores:
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{unit.file} cannot be read as Parquet: {error}") from error
 
+    @property
+    def _more(self) -> tuple[str, ...]:
+        return (PROBE,) if self.probed else ()
+
     def numbers(self, unit: Unit) -> Iterator[Rows]:
-        columns = (*NUMBERS, *(("doc_id", "chunk_index") if self.reads_ids else ()))
+        columns = (*NUMBERS, *self._more, *(("doc_id", "chunk_index") if self.reads_ids else ()))
         for batch, _ in self.batches(unit, columns):
             kept, rows, _ = checked(batch)
             yield self._with_ids(rows, kept) if self.reads_ids else rows
 
     def chunks(self, unit: Unit, seed: int) -> Iterator[tuple[pa.RecordBatch, Rows, pa.Table | None]]:
         """Usable rows of a unit with all columns, as arrays with permanent bits, and the rejected (None if none)."""
-        for batch, row in self.batches(unit, NEEDED):
+        for batch, row in self.batches(unit, (*NEEDED, *self._more)):
             kept, rows, bad = checked(batch)
             rejected = None if bad is None else rejected_rows(batch, bad, unit.file, row)
             rows = self._with_ids(rows, kept)
@@ -255,6 +267,14 @@ def score_files(path: Path) -> list[Path]:
     return files
 
 
+def has_column(file: Path, name: str) -> bool:
+    """Whether a Parquet file has a column; False for what is none."""
+    try:
+        return name in pq.read_schema(file).names
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
 def check_columns(file: Path, columns: Sequence[str]) -> Any:
     """The file's Parquet footer; UserError if it is not Parquet or lacks columns."""
     try:
@@ -305,13 +325,16 @@ def checked(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Rows, NDArray[np.str
     if not pa.types.is_dictionary(column.type) or column.null_count:
         column = column.cast(pa.string()).fill_null("").dictionary_encode()
     source, names = column.indices.to_numpy().astype(np.int64), tuple(column.dictionary.to_pylist())
-    return kept, Rows(log_perplexity(kept), whole(kept, "length"), source, names), bad
+    rows = Rows(log_perplexity(kept), whole(kept, "length"), source, names, learnability=learnability(kept))
+    return kept, rows, bad
 
 
 def usable(batch: pa.RecordBatch | pa.Table) -> tuple[Any, NDArray[np.str_] | None]:
     """Rows with a finite score, tokens and an id, and the reason [n] against each row (None if all are usable)."""
     x, no_tokens = log_perplexity(batch), whole(batch, "length") <= 0
     infinite = ~(np.abs(x) < LARGEST_NLL)  # true for NaN
+    if PROBE in batch.schema.names:
+        infinite |= ~np.isfinite(learnability(batch))
     ids = [name for name in ("doc_id", "chunk_index") if name in batch.schema.names and batch[name].null_count]
     if not (infinite.any() or no_tokens.any() or ids):
         return batch, None
@@ -337,6 +360,16 @@ def log_perplexity(batch: pa.RecordBatch | pa.Table) -> Floats:
     n_tokens = (pc.fill_null(n_tokens, 0) if n_tokens.null_count else n_tokens).to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         return nll.astype(np.float64, copy=False) / n_tokens
+
+
+def learnability(batch: pa.RecordBatch | pa.Table) -> Floats:
+    """(nll_sum - probe_nll_sum) / n_tokens [n], nats per token; empty of scores without a probe's."""
+    if PROBE not in batch.schema.names:
+        return _NO_KEYS
+    column = batch[PROBE]
+    probed = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return log_perplexity(batch) - probed.astype(np.float64, copy=False) / whole(batch, "n_tokens")
 
 
 def rejected_rows(batch: pa.RecordBatch, bad: NDArray[np.str_], file: str, first_row: int) -> pa.Table:

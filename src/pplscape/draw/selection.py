@@ -282,7 +282,7 @@ def _with_bins(runs: RunTable, bins: Bins) -> RunTable:
     if runs.bins_hash is not None and runs.bins_hash != bins.hash:
         raise UserError(f"The runs have bins {runs.bins_hash}, the law {bins.hash}: these are different landscapes.")
     if runs.bin_tokens is not None and runs.bin_share is None:
-        return replace(runs, bin_share=np.asarray(bins.share))
+        return replace(runs, bin_share=np.asarray(bins.share), bin_levels=bins.n_levels)
     return runs
 
 

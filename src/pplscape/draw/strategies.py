@@ -11,6 +11,7 @@ from pplscape.draw.bytext import Dsir, Unigram
 from pplscape.draw.census import Census
 from pplscape.draw.dos import Dos
 from pplscape.draw.groups import in_groups
+from pplscape.draw.learnable import Learnable
 from pplscape.draw.maxent import MaxEnt
 from pplscape.draw.options import Options
 from pplscape.draw.ordered import Band, Mid, high, low
@@ -28,6 +29,7 @@ STRATEGIES: dict[str, Strategy] = {
     "high": high,
     "band": Band,
     "temperature": Temperature,
+    "learnable": Learnable,
     "unigram": Unigram,
     "dsir": Dsir,
     "dos": Dos,
@@ -36,9 +38,9 @@ STRATEGIES: dict[str, Strategy] = {
 }
 BY_TEXT = ("unigram", "dsir")
 """They rank chunks by keys that are made of the corpus' text (see `draw/textual.py`)."""
-
-
-NESTED = ("full", "random", "stratified", "low", "mid", "high", "band", "temperature", "unigram", "dsir", "dos")
+NESTED = (
+    "full", "random", "stratified", "low", "mid", "high", "band", "temperature", "learnable", "unigram", "dsir", "dos",
+)  # fmt: skip
 """Strategies that walk one order, whatever the budget."""
 
 

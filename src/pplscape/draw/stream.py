@@ -27,11 +27,11 @@ from pplscape.draw.options import Contained, Options
 from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.rule import WIDTHS, Rule, Times
-from pplscape.draw.scores import KEY, NEEDED, Rows, Scores, Unit
+from pplscape.draw.scores import KEY, NEEDED, PROBE, Rows, Scores, Unit
 from pplscape.draw.strategies import strategy_of
 from pplscape.errors import UserError
 from pplscape.manifest import cannot_write
-from pplscape.schema import SCORES, SELECTED
+from pplscape.schema import PROBED, SCORES, SELECTED
 
 SAMPLE_CHUNKS = 100_000
 """About as many chunks are kept, at random, for the budget curve and the sample texts; of smaller pools all."""
@@ -160,7 +160,7 @@ def _draw_unit(
         if bad:
             _write(pa.concat_tables(bad), out / "rejected" / f"part-{unit.number:05d}.parquet")
     lost = Counter(r for of_batch in bad for r in of_batch["reason"].to_pylist())
-    table = kept.table(_NEEDED if scores.keys is None else _NEEDED.append(pa.field(KEY, pa.float64())))
+    table = kept.table(_kept_columns(scores))
     near, inside, times = kept.arrays() or (np.zeros(0, np.bool_), np.zeros(0, np.bool_), np.zeros(0, np.int16))
     return _Part(
         sure, tally, _rows(table, near), inside[near], _rows(table, inside & ~near), times[inside & ~near], lost,
@@ -174,6 +174,12 @@ def _slice_of_documents(rows: Rows, seed: int) -> NDArray[np.uint64]:
 
 _NONE = Rows(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64), ())
 _NEEDED = pa.schema([SCORES.field(name) for name in NEEDED])
+
+
+def _kept_columns(scores: Scores) -> pa.Schema:
+    """Of the chunks that a pass hands back."""
+    schema = _NEEDED.append(PROBED.field(PROBE)) if scores.probed else _NEEDED
+    return schema if scores.keys is None else schema.append(pa.field(KEY, pa.float64()))
 
 
 class _Collected:

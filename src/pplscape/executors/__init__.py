@@ -8,11 +8,11 @@ numbers of workers differ in time only. `ranks` is the way without any coordinat
 from __future__ import annotations
 
 from pplscape.errors import UserError
-from pplscape.executors.base import Done, Executor, InProcess, Job, Tell, TwoStep, Where
+from pplscape.executors.base import Done, Executor, InProcess, Job, Lost, Tell, TwoStep, Where
 
 EXECUTORS = ("local", "ray")
 
-__all__ = ["EXECUTORS", "Done", "Executor", "InProcess", "Job", "Tell", "TwoStep", "Where", "open_executor"]
+__all__ = ["EXECUTORS", "Done", "Executor", "InProcess", "Job", "Lost", "Tell", "TwoStep", "Where", "open_executor"]
 
 
 def open_executor(

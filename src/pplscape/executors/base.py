@@ -17,6 +17,9 @@ Work = Callable[[Any], Any]
 Job = Callable[[Tell], Work]
 """Prepares a worker. Items, results and, for workers of their own, the job itself must be picklable."""
 
+Lost = Callable[[Any, str], Any]
+"""(item, how its workers died) -> a value in place of its result"""
+
 
 @dataclass(frozen=True)
 class TwoStep:
@@ -72,10 +75,11 @@ class Executor(Protocol):
 
     def map(
         self, job: Job, items: Sequence[Any], *, tell: Tell = ..., name: Callable[[Any], str] = ...,
-        ahead: int | None = None,
+        ahead: int | None = None, lost: Lost | None = None,
     ) -> Iterator[Done]:  # fmt: skip
         """Every item once, in order of completion. `name`: an item in an error message. `ahead`: at most so many items
-        beyond the first unfinished one are begun, which bounds what waits for it.
+        beyond the first unfinished one are begun, which bounds what waits for it. `lost`: the value of an item whose
+        workers died again and again; without it that ends everything with an error.
         """
         ...
 
@@ -97,7 +101,7 @@ class InProcess:
 
     def map(
         self, job: Job, items: Sequence[Any], *, tell: Tell = ignore, name: Callable[[Any], str] = str,
-        ahead: int | None = None,
+        ahead: int | None = None, lost: Lost | None = None,
     ) -> Iterator[Done]:  # fmt: skip
         if items:
             work = job(tell)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pplscape.errors import UserError
-from pplscape.executors.base import Done, Job, Tell, Where, ignore
+from pplscape.executors.base import Done, Job, Lost, Tell, Where, ignore
 
 TRIES = 2
 """How often an item, or the start of a worker, may fail. A lost machine is nobody's fault and does not count."""
@@ -107,9 +107,9 @@ class Workers:
 
     def map(
         self, job: Job, items: Sequence[Any], *, tell: Tell = ignore, name: Callable[[Any], str] = str,
-        ahead: int | None = None,
+        ahead: int | None = None, lost: Lost | None = None,
     ) -> Iterator[Done]:  # fmt: skip
-        run = _Run(self.pool, job, items, tell, name, ahead)
+        run = _Run(self.pool, job, items, tell, name, ahead, lost)
         try:
             yield from run.all()
         finally:
@@ -120,9 +120,11 @@ class _Run:
     """One `map`."""
 
     def __init__(
-        self, pool: Pool, job: Job, items: Sequence[Any], tell: Tell, name: Callable[[Any], str], ahead: int | None
-    ):
+        self, pool: Pool, job: Job, items: Sequence[Any], tell: Tell, name: Callable[[Any], str], ahead: int | None,
+        lost: Lost | None,
+    ):  # fmt: skip
         self.pool, self.job, self.items, self.tell, self.name, self.ahead = pool, job, items, tell, name, ahead
+        self.lost = lost
         self.waiting = deque(range(len(items)))
         self.unfinished = set(self.waiting)
         self.failures: Counter[int | None] = Counter()
@@ -183,13 +185,19 @@ class _Run:
             if index is not None:
                 self.waiting.appendleft(index)
             self._blame(index, worker, event)
+            if index is not None and self.failures[index] >= TRIES:
+                assert self.lost is not None
+                assert isinstance(event, Died)
+                self.waiting.remove(index)
+                self.unfinished.discard(index)
+                yield Done(index, self.items[index], self.lost(self.items[index], event.how), self.where[worker])
 
     def _blame(self, index: int | None, worker: Any, event: Failed | Died) -> None:
-        """Raise when it is enough."""
+        """Raise when it is enough, unless deaths over an item may be taken for its result."""
         if isinstance(event, Failed) and isinstance(event.error, UserError):
             raise event.error
         self.failures[index] += not (isinstance(event, Died) and event.machine_lost)
-        if self.failures[index] < TRIES:
+        if self.failures[index] < TRIES or (index is not None and self.lost and isinstance(event, Died)):
             return
         what = "A worker could not be started" if index is None else f"{self.name(self.items[index])} failed"
         where = f" (last on {self.where[worker]})" if worker in self.where else ""

@@ -96,6 +96,7 @@ def _refits(fit: Fit, runs: RunTable, pilots: Compositions, noise: Noise) -> Flo
         group=np.append(labels(runs, "group"), new),
         regime=np.append(labels(runs, "regime"), new),
         bin_share=runs.bin_share,
+        bin_levels=runs.bin_levels,
         noise=None if runs.noise is None else np.append(runs.noise, np.full(len(new), np.median(runs.noise))),
     )
     frame = setting_of(fit.form, table, fit.delta).frame

@@ -45,6 +45,7 @@ def frame_of(runs: RunTable) -> Frame:
         unit=float(runs.tokens.max()),
         base_loss=base if base is not None and np.isfinite(base) else None,
         bin_share=None if share is None else tuple(float(s) for s in share),
+        bin_levels=runs.bin_levels,
     )
 
 

@@ -106,10 +106,12 @@ def bins_words(law: Law) -> str:
     if average is None:
         return ""
     worth = [law.params[f"u_{b}"] / average for b in range(len(law.frame.bin_share or ()))]
+    levels = law.frame.bin_levels
+    cut = f" (each {levels} levels of learnability, lowest first)" if levels > 1 else ""
     best, worst = int(np.argmax(worth)), int(np.argmin(worth))
     harm = ": it does harm" if worth[worst] < 0 else ""
     return (
-        f"Of {len(worth)} bins from lowest to highest perplexity, a token of bin {best + 1} is worth most "
+        f"Of {len(worth)} bins from lowest to highest perplexity{cut}, a token of bin {best + 1} is worth most "
         f"({worth[best]:.2g} of an average token), of bin {worst + 1} least ({worth[worst]:.2g}{harm})."
     )
 

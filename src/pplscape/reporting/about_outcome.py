@@ -55,6 +55,8 @@ def outcome_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
         "caption": _outcome_caption(facts),
         "rows": strategy_rows(facts),
         "base": _base_row(facts.get("base")),
+        "forgetting": forgetting_rows(facts),
+        "forgetting_head": FORGETTING,
         "surprise": _surprise(run, facts),
     }
 
@@ -92,6 +94,26 @@ def strategy_rows(facts: Facts) -> list[tuple[str, ...]]:
         )
         for s in order
     ]
+
+
+FORGETTING = (
+    "strategy", "before", "after", "change [documents, 90 %]", "change [seeds, 90 %]", "− random [seeds, 90 %]",
+)  # fmt: skip
+
+
+def forgetting_rows(facts: Facts) -> list[tuple[str, ...]]:
+    """Loss on general text before and after, one row a strategy, least forgetting first; the units are nats/token."""
+    by_seed = {s["strategy"]: s for s in facts["strategies"]}
+    return [
+        (
+            visible(row["strategy"]), number(row["before"], 4), number(row["after"], 4),
+            with_interval(row["change"], digits=4, sign=True),
+            with_interval(by_seed[row["strategy"]].get("change_general"), digits=4, sign=True),
+            with_interval(by_seed[row["strategy"]].get("difference_general"), digits=4, sign=True)
+            if row["strategy"] != facts["reference"] else "reference",
+        )
+        for row in sorted(facts.get("forgetting", []), key=lambda r: r["after"])
+    ]  # fmt: skip
 
 
 def _base_row(base: Facts | None) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pplscape.reporting.about_data import prediction_rows
-from pplscape.reporting.about_outcome import strategy_rows
+from pplscape.reporting.about_outcome import FORGETTING, forgetting_rows, strategy_rows
 from pplscape.reporting.folder import Facts, RunFolder
 from pplscape.reporting.verdict import verdict_of
 from pplscape.reporting.words import number, percent, seconds, table
@@ -31,6 +31,11 @@ def markdown(run: RunFolder) -> str:
             "## Measured at equal tokens, paired seeds",
             table(ARMS, [*strategy_rows(run.comparison), _base(run.comparison)]),
         ]
+        if run.comparison.get("forgetting"):
+            parts += [
+                "## Forgetting: loss on general text, nats/token",
+                table(FORGETTING, forgetting_rows(run.comparison)),
+            ]
     if run.selection:
         parts += ["## Predicted (on the valid text)", table(("quantity", "value"), prediction_rows(run))]
     if run.law:

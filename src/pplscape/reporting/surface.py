@@ -127,8 +127,8 @@ def tilted_compositions(
     square = tilts.shares @ (np.asarray(moments["variance"]) + np.asarray(moments["mean"]) ** 2)
     columns |= {f"{other}_mean": other_mean, f"{other}_std": np.sqrt(np.maximum(square - other_mean**2, 0))}
     if bins is not None and bins.get("edges") is not None:
-        cuts = Bins(tuple(bins["edges"]), tuple(bins["share"]))
-        member = cuts.of(np.asarray(fine["mean"]))[:, None] == np.arange(cuts.n)
+        cuts = Bins.from_json(bins)
+        member = cuts.of_cells(np.asarray(fine["mean"]))[:, None] == np.arange(cuts.n)
         columns["bin_tokens"] = in_fine @ member
         held = np.asarray(cuts.share) * landscape["tokens"]
         columns["bin_unique_tokens"] = np.minimum(columns["bin_tokens"], held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, read_manifest
-from pplscape.paired import REFERENCE, compare_arms
+from pplscape.paired import REFERENCE, compare_arms, document_difference
 from pplscape.stages.evaluate import read_answers, read_evaluation
 from pplscape.tasks.compared import compare_answers
 
-VERSION = 3
+VERSION = 4
 
 
 def compare(evaluations: Sequence[Path | str], *, out: Path | str, overwrite: bool = False) -> Path:
@@ -29,7 +30,8 @@ def compare(evaluations: Sequence[Path | str], *, out: Path | str, overwrite: bo
     ) as folder:
         if not folder.finished:
             arms = _arms(folders)
-            folder.write_json("comparison.json", compare_arms(arms) | {"tasks": _tasks(folders, arms)})
+            content = compare_arms(arms) | {"tasks": _tasks(folders, arms)}
+            folder.write_json("comparison.json", content | {"forgetting": _forgetting(folders, arms)})
             folder.finish({"in": len(folders), "out": len(folders), "rejected": {}})
     return Path(out)
 
@@ -56,6 +58,25 @@ def _arms(folders: Sequence[Path]) -> list[dict[str, Any]]:
 def _tasks(folders: Sequence[Path], arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
     answers = {(a["strategy"], a["seed"]): read_answers(f) for f, a in zip(folders, arms, strict=True)}
     return compare_answers(answers, REFERENCE) if any(answers.values()) else []
+
+
+def _forgetting(folders: Sequence[Path], arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """General loss of every strategy, mean over its seeds, before and after, with the interval over documents.
+
+    Empty without general text or without the base model.
+    """
+    general = [{r["doc_id"]: r for r in read_evaluation(f) if r["split"] == "general"} for f in folders]
+    base = next((g for g, a in zip(general, arms, strict=True) if a["strategy"] == "base"), None)
+    if not base:
+        return []
+    tokens, before = (np.array([r[k] for r in base.values()], float) for k in ("n_tokens", "nll_sum"))
+    found = []
+    for name in dict.fromkeys(a["strategy"] for a in arms if a["strategy"] != "base"):
+        sums = [[g[d]["nll_sum"] for d in base] for g, a in zip(general, arms, strict=True) if a["strategy"] == name]
+        change = asdict(document_difference(before, np.mean(sums, axis=0), tokens))
+        start = float(before.sum() / tokens.sum())
+        found.append({"strategy": name, "before": start, "after": start + change["mean"], "change": change})
+    return found
 
 
 def losses(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:

@@ -32,20 +32,21 @@ def evaluate(
     """Write OUT/eval.jsonl, one line a document: split (valid, test or general), n_tokens, n_bytes, nll_sum (nats).
 
     `heldout`: a prepared folder (its test split) or a text input. `model` may be the output folder of `train`.
-    `tasks`: files of questions (see `tasks.choice`) and names of lm-evaluation-harness; their answers go to
-    OUT/tasks.jsonl, one line a question.
+    `tasks`: files of questions (see `tasks.choice`), names of lm-evaluation-harness, and a folder of the user's own
+    task files for it; their answers go to OUT/tasks.jsonl, one line a question.
     """
     trained = Path(model) / "model"
     facts = _arm(Path(model))
     source = str(trained if trained.exists() else model)
     scorer = load_engine(engine, source, dtype=dtype, revision=revision, bos=bos)
     config = {**scorer.facts.as_dict(), "arm": facts, "chunk_tokens": chunk_tokens}
-    files, named = _files_and_names(tasks)
+    files, folder_of_tasks, named = _sorted_out(tasks)
     config |= {"tasks": named} if named else {}
     inputs: dict[str, Path | str] = {"heldout": Path(heldout)} if _is_stage(heldout) else {}
     inputs |= identities("heldout", None if _is_stage(heldout) else [str(heldout)])
     inputs |= {"model": Path(model)} if _is_stage(model) else {}
     inputs |= identities("general", general) | identities("tasks", files)
+    inputs |= {"task files": folder_of_tasks} if folder_of_tasks else {}
     with StageFolder(
         Path(out), stage="evaluate", version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as folder:
@@ -55,7 +56,7 @@ def evaluate(
             rows = [row for split, text in texts for row in _rows(scorer, text, split)]
             folder.write_jsonl("eval.jsonl", rows)
             if tasks:
-                folder.write_jsonl("tasks.jsonl", _answers(scorer, source, files, named, revision))
+                folder.write_jsonl("tasks.jsonl", _answers(scorer, source, files, named, folder_of_tasks, revision))
             rejected = sum((text.rejected for _, text in texts), Counter[str]())
             folder.finish(
                 {"in": len(rows) + rejected.total(), "out": len(rows), "rejected": dict(rejected), "facts": facts}
@@ -63,18 +64,24 @@ def evaluate(
     return Path(out)
 
 
-def _files_and_names(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Local files of questions, and tasks of the harness."""
-    files = [t for t in tasks if Path(t).exists() or ".jsonl" in t]
-    return files, [t for t in tasks if t not in files]
+def _sorted_out(tasks: Sequence[str]) -> tuple[list[str], Path | None, list[str]]:
+    """Local files of questions, the folder of the harness' task files if there is one, and its tasks by name."""
+    folders = [t for t in tasks if Path(t).is_dir()]
+    if len(folders) > 1:
+        raise UserError(f"--tasks takes one folder of task files, not {len(folders)}: {', '.join(folders)}.")
+    files = [t for t in tasks if t not in folders and (Path(t).exists() or ".jsonl" in t)]
+    named = [t for t in tasks if t not in files and t not in folders]
+    if folders and not named:
+        raise UserError(f"--tasks {folders[0]} is a folder of task files: name the tasks to run as well.")
+    return files, Path(folders[0]) if folders else None, named
 
 
 def _answers(
-    scorer: Engine, model: str, files: Sequence[str], named: Sequence[str], revision: str | None
+    scorer: Engine, model: str, files: Sequence[str], named: Sequence[str], include: Path | None, revision: str | None
 ) -> list[dict[str, Any]]:
     rows = [row for path in files for row in answer_questions(scorer, read_questions(path))]
     if named:
-        rows += run_harness(model, named, revision=revision, dtype=scorer.facts.dtype)
+        rows += run_harness(model, named, revision=revision, dtype=scorer.facts.dtype, include=include)
     return rows
 
 

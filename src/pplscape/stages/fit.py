@@ -22,6 +22,7 @@ from pplscape.laws.table import labels
 from pplscape.laws.words import summary
 from pplscape.manifest import StageFolder
 from pplscape.runs import RunTable
+from pplscape.statistics import Bins
 
 VERSION = 2
 
@@ -103,7 +104,8 @@ def load_runs(
                 "give the landscape the pilots were planned on."
             )
         if len(bins["share"]) == runs.bin_tokens.shape[1]:
-            return replace(runs, bin_share=np.asarray(bins["share"], float))
+            levels = Bins.from_json(bins).n_levels
+            return replace(runs, bin_share=np.asarray(bins["share"], float), bin_levels=levels)
     return replace(runs, bin_share=guess_share(runs))
 
 
@@ -122,7 +124,7 @@ def guess_share(runs: RunTable) -> np.ndarray:
 def in_context(law: Law, runs: RunTable, facts: Mapping[str, Any]) -> Law:
     """The law and its alternatives with what must not be mixed: bins, winsor limits, tokenizer, chunks, model."""
     bins = facts.get("bins")
-    kept = None if bins is None else {k: bins[k] for k in ("edges", "share", "hash")}
+    kept = None if bins is None else {k: bins[k] for k in ("edges", "levels", "share", "hash") if k in bins}
     if kept is None and runs.bin_share is not None:
         kept = {"edges": None, "share": runs.bin_share.tolist(), "hash": runs.bins_hash}
     scoring = facts.get("scoring", {})

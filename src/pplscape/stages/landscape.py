@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pplscape.design import Fine
-from pplscape.draw.scores import check_columns, score_files, usable, whole
+from pplscape.draw.scores import PROBE, check_columns, has_column, learnability, score_files, usable, whole
 from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, StageFolder, read_manifest
 from pplscape.statistics import (
     Bins,
     Floats,
     Scale,
+    cut_levels,
     make_bins,
     moments,
     on_scale,
@@ -55,6 +56,8 @@ class ScoredPool:
     place: pa.Table
     """doc_id, chunk_index, char_start, char_end of the chunks; empty unless asked for."""
     rejected: dict[str, int]
+    learnability: Floats = field(default_factory=lambda: np.empty(0))
+    """[n] nats per token; empty of scores that were not probed."""
 
     @property
     def x(self) -> Floats:
@@ -68,13 +71,15 @@ def landscape(
     budget: int | str,
     out: Path | str,
     n_bins: int = 10,
+    levels: int = 1,
     corpus: Path | str | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
     """Describe the scored pool `scores` and what `budget` tokens (`2e6`, `2M`, `10%`) of it can reach.
 
-    `n_bins` equal-token bins are cut, and a finer nested set for the design of pilots. With `corpus`, a prepared
+    `n_bins` equal-token bins are cut, and a finer nested set for the design of pilots; scores of `probe` may be cut a
+    second time, each bin into `levels` of learnability. With `corpus`, a prepared
     folder, three sample texts per bin are kept. Returns the output folder.
     """
     from pplscape.draw.budget import parse_budget
@@ -82,19 +87,22 @@ def landscape(
     files = score_files(Path(scores))
     if n_bins < 1:
         raise UserError(f"--n-bins must be at least 1, not {n_bins}.")
+    if levels < 1 or (levels > 1 and not all(has_column(f, PROBE) for f in files)):
+        raise UserError(f"--levels {levels} needs the scores that `pplscape probe` wrote.")
     available = pool_tokens(files)
     tokens = parse_budget(budget, available)
     if tokens > available:
         raise UserError(f"The budget of {tokens:,} tokens is larger than the pool ({available:,} tokens).")
     inputs = {"scores": Path(scores)} | ({"corpus": Path(corpus)} if corpus is not None else {})
     config = {"budget": tokens, "n_bins": n_bins, "histogram_cells": HISTOGRAM_CELLS}
+    config |= {"levels": levels} if levels > 1 else {}
     with StageFolder(
         Path(out), stage="landscape", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
         if folder.finished:
             return folder.path
         pool = read_scores(files, with_place=corpus is not None)
-        facts = describe(pool, tokens, n_bins)
+        facts = describe(pool, tokens, n_bins, levels)
         facts["scoring"], facts["counts"] = _scoring(Path(scores)), _counts(Path(scores), corpus)
         facts["samples"] = _samples(pool, facts["bins"], Path(corpus), seed) if corpus is not None else None
         folder.write_json("landscape.json", facts)
@@ -120,7 +128,8 @@ def _read(file: Path, columns: tuple[str, ...]) -> pa.Table:
 
 def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
     """Read the score table; rows without a usable score are left out and counted by reason."""
-    columns = (*_NUMBERS, "source", *(_PLACE if with_place else ()))
+    more = (PROBE,) if all(has_column(f, PROBE) for f in files) else ()
+    columns = (*_NUMBERS, "source", *more, *(_PLACE if with_place else ()))
     table, bad = usable(pa.concat_tables([_read(f, columns) for f in files]))
     rejected = {} if bad is None else Counter(bad[bad != ""].tolist())
     if not table.num_rows:
@@ -136,14 +145,18 @@ def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
         sources=tuple(source.dictionary.to_pylist()),
         place=table.select(_PLACE if with_place else []),
         rejected=dict(rejected),
+        learnability=learnability(table),
     )
 
 
-def describe(pool: ScoredPool, budget: int, n_bins: int) -> dict[str, Any]:
+def describe(pool: ScoredPool, budget: int, n_bins: int, levels: int = 1) -> dict[str, Any]:
     """The facts of landscape.json that follow from the scores alone."""
     x = pool.x
     bins = make_bins(x, pool.length, n_bins)
     fine = make_bins(x, pool.length, n_bins * max(1, min(4, MOST_FINE_BINS // n_bins)))
+    by_range = by_bin(pool, bins)
+    if levels > 1:
+        bins, fine = (cut_levels(b, x, pool.learnability, pool.length, levels) for b in (bins, fine))
     tokens, scored, n_bytes = (int(a.sum()) for a in (pool.length, pool.n_tokens, pool.n_bytes))
     nats = float(pool.nll_sum.sum())
     n_budget = max(1, min(len(x), round(budget / float(np.mean(pool.length)))))
@@ -165,21 +178,17 @@ def describe(pool: ScoredPool, budget: int, n_bins: int) -> dict[str, Any]:
         "n_sources": len(pool.sources),
         "by_source": by_source(pool),
         "histogram": histogram(pool),
-        "bins": {**_bins_json(bins), "by_bin": by_bin(pool, bins)},
+        "bins": {**bins.to_json(), "by_bin": by_range},
         "fine_bins": _fine_bins(fine, pool),
         "feasible": {scale: feasible_boundary(x, scale, n_budget) for scale in ("nll", "ppl")},
     }
 
 
-def _bins_json(bins: Bins) -> dict[str, Any]:
-    return {"edges": list(bins.edges), "share": list(bins.share), "hash": bins.hash}
-
-
 def _fine_bins(fine: Bins, pool: ScoredPool) -> dict[str, Any]:
     """The fine bins with what is inside them: token-weighted mean and variance of x for the design of pilots;
     chunks, and chunk-weighted winsorised mean and variance on both scales, as the moments of subsets are taken."""
-    x, index = pool.x, fine.of(pool.x)
-    by_token = Fine.of(fine, x, pool.length)
+    x, index = pool.x, fine.of(pool.x, pool.learnability)
+    by_token = Fine.of(fine, x, pool.length, pool.learnability)
     chunks = np.bincount(index, minlength=fine.n)
     winsorised = {}
     for scale in ("nll", "ppl"):
@@ -189,7 +198,7 @@ def _fine_bins(fine: Bins, pool: ScoredPool) -> dict[str, Any]:
         variance = np.bincount(index, (values - mean[index]) ** 2, fine.n) / chunks
         winsorised[scale] = {"mean": mean.tolist(), "variance": variance.tolist()}
     inside = {"mean": by_token.mean.tolist(), "variance": by_token.variance.tolist(), "chunks": chunks.tolist()}
-    return {**_bins_json(fine), **inside, "winsorised": winsorised}
+    return {**fine.to_json(), **inside, "winsorised": winsorised}
 
 
 def _scale_facts(x: Floats, scale: Scale) -> dict[str, Any]:
@@ -321,14 +330,15 @@ def _samples(pool: ScoredPool, bins: Mapping[str, Any], corpus: Path, seed: int)
     from pplscape.text.prepared import Prepared
 
     x = pool.x
-    bin_of = Bins(tuple(bins["edges"]), tuple(bins["share"])).of(x)
+    cut = Bins.from_json(bins).coarse
+    bin_of = cut.of(x)
     chosen: list[int] = []
-    for b in range(len(bins["share"])):
+    for b in range(cut.n):
         members = np.flatnonzero(bin_of == b)
         take = np.random.default_rng([seed, b]).choice(members, min(SAMPLES_PER_BIN, len(members)), replace=False)
         chosen += sorted(take.tolist(), key=lambda i: x[i])
     texts = Prepared(corpus).texts("pool", pool.place.take(chosen))
-    samples: list[list[dict[str, Any]]] = [[] for _ in bins["share"]]
+    samples: list[list[dict[str, Any]]] = [[] for _ in range(cut.n)]
     for i, text in zip(chosen, texts, strict=True):
         place = {"doc_id": pool.place["doc_id"][i].as_py(), "chunk_index": pool.place["chunk_index"][i].as_py()}
         sample = {"source": pool.sources[pool.source[i]], "nll": float(x[i]), "text": text[:SAMPLE_CHARACTERS]}

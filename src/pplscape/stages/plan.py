@@ -74,10 +74,10 @@ def make_plan(
     """The content of plan.json from that of landscape.json; a pure function."""
     fine_facts = facts["fine_bins"]
     fine = Fine(*(np.asarray(fine_facts[k], dtype=float) for k in ("share", "mean", "variance")))
-    coarse_bins = Bins(tuple(facts["bins"]["edges"]), tuple(facts["bins"]["share"]))
+    bins = Bins.from_json(facts["bins"])
     depletion = budget / facts["tokens"]
     sizes = choose_sizes(pilot_tokens, designed + random_seeds, recipe.cooldown_share, budget, recipe.step_tokens)
-    regimes = choose_regimes(fine, coarse_bins.of(fine.mean), depletion, designed, random_seeds, seed)
+    regimes = choose_regimes(fine, bins.of_cells(fine.mean), depletion, designed, random_seeds, seed, bins.n_levels)
     return _content(facts, budget, regimes, sizes, recipe, n_params) | {"design": diagnose(regimes, sizes)}
 
 
@@ -131,7 +131,7 @@ def _content(
         ],
         "cost": {"tokens": trained, "flops": 6 * n_params * trained if n_params else None},
         "bins": facts["bins"],
-        "fine_bins": {k: fine_facts[k] for k in ("edges", "share")},
+        "fine_bins": {k: fine_facts[k] for k in ("edges", "levels", "share") if k in fine_facts},
         "winsor": {scale: facts["scale"][scale]["winsor"] for scale in ("nll", "ppl")},
     }  # fmt: skip
 

@@ -99,6 +99,8 @@ def select(
         "forced": sorted(options.forced), "forbidden": sorted(options.forbidden), "nested": nested,
         "whole_documents": whole_documents, "replay_share": replay_share,
     }  # fmt: skip
+    if strategy == "learnable" and whole_documents:
+        raise UserError("Strategy learnable ranks chunks by their learnability; it cannot take whole documents.")
     if strategy in BY_TEXT:
         if whole_documents:
             raise UserError(f"Strategy {strategy} ranks chunks by their text; it cannot take whole documents.")
@@ -112,6 +114,8 @@ def select(
         if not folder.finished:
             readers = running.enter_context(_readers(executor, workers, address))
             fitted, pilots = _law_and_pilots(law, form, tables, columns)
+            if whole_documents and fitted is not None and (fitted.bins or {}).get("levels"):
+                raise UserError("A law on levels of learnability judges chunks; it cannot draw whole documents.")
             table = replace(Scores.read(scores, workers), executor=readers)
             check_whole(table)
             prepared = None if corpus is None else Prepared(Path(corpus))

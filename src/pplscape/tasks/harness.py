@@ -22,6 +22,7 @@ def run_harness(
     """
     try:
         import lm_eval
+        import torch
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError:
         raise UserError(
@@ -33,8 +34,9 @@ def run_harness(
         raise UserError(f"lm-evaluation-harness knows no task {', '.join(unknown)}; list them with: lm-eval ls tasks")
     arguments = {"pretrained": model, "dtype": dtype} | ({"revision": revision} if revision else {})
     found = lm_eval.simple_evaluate(
-        model="hf", model_args=arguments, tasks=list(tasks), limit=limit, log_samples=True, task_manager=manager
-    )
+        model="hf", model_args=arguments, tasks=list(tasks), limit=limit, log_samples=True, task_manager=manager,
+        device="cuda" if torch.cuda.is_available() else "cpu",  # its own default is CUDA, there or not
+    )  # fmt: skip
     return [_row(task, sample) for task, samples in found["samples"].items() for sample in samples]
 
 

@@ -5,6 +5,9 @@
 
 n_b = tokens of bin b in units of the largest pilot, w_b = the bin's share of pool tokens. Repeats beyond one epoch
 count less (Muennighoff et al., arXiv 2305.16264): n_b -> U_b + U_b R (1 - exp(-(n_b/U_b - 1)/R)), U_b = unique tokens.
+
+Of bins that are cut a second time, by learnability, utilities are additive: v of a cell is f of its range of
+log-perplexity plus h of its level, K + M numbers for K M cells.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ def effective_tokens(tokens: Floats, unique: Floats | None) -> Floats:
 
 
 class Utility(Form):
-    """theta = (E, ln beta, ln tau | gamma, ln k, v_1..v_K); u_b = k (1 + v_b), v smoothed and shrunk to 0."""
+    """theta = (E, ln beta, ln tau | gamma, ln k, v_1..v_K); u_b = k (1 + v_b), v smoothed and shrunk to 0.
+
+    With M levels theta ends in (f_1..f_K, h_1..h_M), each smoothed and shrunk to 0, and v = f + h."""
 
     name = "utility"
     variants = ("saturating", "power")
@@ -73,21 +78,26 @@ class Utility(Form):
         assert frame.base_loss is not None
         shape = (np.log(0.1), np.log(100.0)) if self.variant == "saturating" else (0.05, 1.0)
         top = np.minimum(smallest, 0.999 * frame.base_loss)
-        n_bins = len(frame.bin_share or ())
-        low = [0.0, np.log(0.02), shape[0], -12.0, *[-50.0] * n_bins]
-        return box(low, [top, np.log(5.0), shape[1], 12.0, *[50.0] * n_bins], smallest)
+        n = _cells(frame).shape[1]
+        low = [0.0, np.log(0.02), shape[0], -12.0, *[-50.0] * n]
+        return box(low, [top, np.log(5.0), shape[1], 12.0, *[50.0] * n], smallest)
 
     def prior(self, frame: Frame) -> Prior:
-        return believe(4 + len(frame.bin_share or ()), 1, float(np.log(EXPONENT)), 1.0)
+        return believe(4 + _cells(frame).shape[1], 1, float(np.log(EXPONENT)), 1.0)
 
     def basis(self, data: Data, frame: Frame) -> Floats:
-        return np.eye(4 + len(data["share"]))
+        return np.eye(4 + _cells(frame).shape[1])
 
     def penalty(self, frame: Frame) -> Penalty:
-        n_bins = len(frame.bin_share or ())
-        differences = np.diff(np.eye(n_bins), axis=0)
-        matrix = np.zeros((4 + n_bins, 4 + n_bins))
-        matrix[4:, 4:] = np.eye(n_bins) + differences.T @ differences
+        n_levels = frame.bin_levels
+        n_bins = len(frame.bin_share or ()) // n_levels
+        axes = [n_bins] if n_levels == 1 else [n_bins, n_levels]
+        matrix = np.zeros((4 + sum(axes), 4 + sum(axes)))
+        start = 4
+        for n in axes:
+            differences, inside = np.diff(np.eye(n), axis=0), slice(start, start + n)
+            matrix[inside, inside] = np.eye(n) + differences.T @ differences
+            start += n
         return Penalty(matrix, tuple(spread**-2 for spread in PRIOR_SPREADS))
 
     def _phi(self, shape: Floats, data: Data) -> tuple[Floats, Floats]:
@@ -105,7 +115,7 @@ class Utility(Form):
         assert frame.base_loss is not None
         floor, beta, k = theta[..., :1], np.exp(theta[..., 1:2]), np.exp(theta[..., 3:4])
         phi, by_shape = self._phi(theta[..., 2], data)
-        worth = k * (1 + theta[..., 4:]) * data["share"]
+        worth = k * (1 + _spread(theta[..., 4:], frame)) * data["share"]
         total = (phi @ worth[..., None])[..., 0]
         raw = 1 + total
         bracket = np.where(raw < LEAST_BRACKET, LEAST_BRACKET * np.exp(np.minimum(raw / LEAST_BRACKET - 1, 0)), raw)
@@ -120,7 +130,8 @@ class Utility(Form):
         derivative[..., 1] = -beta * gap * np.log(bracket)
         derivative[..., 2] = slope * (by_shape @ worth[..., None])[..., 0]
         derivative[..., 3] = slope * total
-        derivative[..., 4:] = (slope * k)[..., None] * phi * data["share"]
+        by_cell = (slope * k)[..., None] * phi * data["share"]
+        derivative[..., 4:] = by_cell if frame.bin_levels == 1 else by_cell @ _cells(frame)
         return np.log(loss), derivative / loss[..., None]
 
     def starts(self, data: Data, loss: Floats, weight: Floats, frame: Frame) -> Floats:
@@ -154,13 +165,15 @@ class Utility(Form):
         k = np.clip(k, 1e-3, 1e4)
         penalty = self.penalty(frame)
         ridge = NOISE_GUESS**2 * penalty.matrix[4:, 4:] / (k**2)[..., None, None]
+        if frame.bin_levels > 1:
+            phi = phi @ _cells(frame)
         spread = weighted_least_squares(phi, bracket - 1 - k[..., None] * common, effective, ridge)
         head = [floor[..., 0], np.full_like(k, np.log(beta)), np.full_like(k, shape), np.log(k)]
         return np.concatenate([np.stack(head, axis=-1), np.clip(spread / k[..., None], -10, 10)], axis=-1)
 
     def params(self, theta: Floats, frame: Frame) -> Floats:
         shape = np.exp(theta[..., 2:3]) if self.variant == "saturating" else theta[..., 2:3]
-        worth = np.exp(theta[..., 3:4]) * (1 + theta[..., 4:])
+        worth = np.exp(theta[..., 3:4]) * (1 + _spread(theta[..., 4:], frame))
         return np.concatenate([theta[..., :1], np.exp(theta[..., 1:2]), shape, worth], axis=-1)
 
     def theta(self, params: Floats, frame: Frame) -> Floats:
@@ -168,4 +181,21 @@ class Utility(Form):
         worth = params[..., 3:]
         mean = worth.mean(-1, keepdims=True)
         k = np.where(mean > 0, mean, np.abs(worth).mean(-1, keepdims=True) + 1e-12)
-        return np.concatenate([params[..., :1], np.log(params[..., 1:2]), shape, np.log(k), worth / k - 1], axis=-1)
+        spread = worth / k - 1
+        if frame.bin_levels > 1:
+            spread = spread @ np.linalg.pinv(_cells(frame)).T
+        return np.concatenate([params[..., :1], np.log(params[..., 1:2]), shape, np.log(k), spread], axis=-1)
+
+
+def _cells(frame: Frame) -> Floats:
+    """[K M, K + M] which of f and h make up v of each cell; the identity without levels."""
+    n, levels = len(frame.bin_share or ()), frame.bin_levels
+    if levels == 1:
+        return np.eye(n)
+    ranges = np.repeat(np.eye(n // levels), levels, axis=0)
+    return np.concatenate([ranges, np.tile(np.eye(levels), (n // levels, 1))], axis=1)
+
+
+def _spread(values: Floats, frame: Frame) -> Floats:
+    """v [..., K M] of theta's last numbers."""
+    return values if frame.bin_levels == 1 else values @ _cells(frame).T
