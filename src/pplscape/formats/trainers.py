@@ -31,18 +31,30 @@ class TrainingRun:
     model: str
     """Hub id or local folder."""
     tokens: int
-    """Selected tokens, repeats counted."""
+    """Selected tokens, repeats counted, and replayed ones."""
     sequence_length: int
     recipe: Recipe
+    replay_tokens: int = 0
 
     @property
     def steps(self) -> int:
         return max(1, math.ceil(self.tokens / self.sequences / self.sequence_length))
 
     @property
+    def whole(self) -> float:
+        """Tokens trained for each selected one; a recipe counts selected tokens, as our own trainer does."""
+        return self.tokens / (self.tokens - self.replay_tokens)
+
+    @property
     def sequences(self) -> int:
-        """Sequences a step: as many as hold the recipe's tokens a step."""
-        return max(1, round(self.recipe.step_tokens / self.sequence_length))
+        """Sequences a step: as many as hold the recipe's tokens a step, and what is replayed beside them."""
+        return max(1, round(self.recipe.step_tokens * self.whole / self.sequence_length))
+
+    @property
+    def told(self) -> str:
+        """The data in a few words."""
+        beside = f" and {self.replay_tokens} replayed" if self.replay_tokens else ""
+        return f"{self.tokens - self.replay_tokens} selected{beside} tokens, one epoch (repeats are in the data)"
 
     @property
     def micro_batch(self) -> int:
@@ -51,7 +63,8 @@ class TrainingRun:
 
     @property
     def warmup_steps(self) -> int:
-        return min(self.steps - 1, round(self.recipe.warmup_tokens / self.sequences / self.sequence_length))
+        warmup = self.recipe.warmup_tokens * self.whole
+        return min(self.steps - 1, round(warmup / self.sequences / self.sequence_length))
 
     @property
     def decay_steps(self) -> int:
@@ -100,7 +113,7 @@ def llamafactory(run: TrainingRun, data: str) -> Files:
     }  # fmt: skip
     head = (
         "In the folder of this export: llamafactory-cli train configs/llamafactory/train.yaml\n"
-        f"{run.tokens} selected tokens, one epoch (repeats are in the data), one device. Adds an end token to each row."
+        f"{run.told}, one device. Adds an end token to each row."
     )
     return {
         "llamafactory/dataset_info.json": (json.dumps(entry, indent=2) + "\n").encode(),
@@ -111,18 +124,20 @@ def llamafactory(run: TrainingRun, data: str) -> Files:
 def axolotl(run: TrainingRun, data: str) -> Files:
     """A configuration for `axolotl train`; `data`: folder of Parquet or JSONL."""
     kind = "json" if data == "jsonl" else data
+    # axolotl takes a folder that is called parquet for the name of a format, unless it is told the files as well.
+    entry = {
+        "path": data, "data_files": [f"{data}/part-*.{data}"], "ds_type": kind, "split": "train", "type": "completion",
+        "field": "text",
+    }  # fmt: skip
     config = {
         "base_model": run.target,
-        "datasets": [{"path": data, "ds_type": kind, "split": "train", "type": "completion", "field": "text"}],
+        "datasets": [entry],
         "sequence_len": run.sequence_length, "sample_packing": True, "pad_to_sequence_len": True, "val_set_size": 0.0,
         "dataset_prepared_path": "out/axolotl-prepared", "output_dir": "out/axolotl",
         "micro_batch_size": run.micro_batch, "num_epochs": 1, "optimizer": "adamw_torch_fused", **run.shared,
         "bf16": "auto", "logging_steps": 1,
     }  # fmt: skip
-    head = (
-        "In the folder of this export: axolotl train configs/axolotl.yaml\n"
-        f"{run.tokens} selected tokens, one epoch (repeats are in the data), one device."
-    )
+    head = f"In the folder of this export: axolotl train configs/axolotl.yaml\n{run.told}, one device."
     return {"axolotl.yaml": _yaml(head, config)}
 
 
@@ -148,7 +163,7 @@ def litgpt(run: TrainingRun, data: str) -> Files:
     make = f"litgpt convert_to_litgpt {run.target}" if run.is_local else f"litgpt download {run.model}"
     head = (
         f"In the folder of this export: {make}\n"
-        "then: litgpt pretrain --config configs/litgpt.yaml\n"
+        f"then: litgpt pretrain --config configs/litgpt.yaml\n{run.told}.\n"
         f"litgpt decays by a cosine to min_lr after its warm-up; the run's recipe cools down over the last "
         f"{recipe.cooldown_share:.0%}.\nThe validation loss it prints is on the training data."
     )
