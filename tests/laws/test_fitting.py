@@ -70,8 +70,10 @@ PLANTED = {
 @pytest.mark.parametrize("spec", PLANTED)
 def test_planted_parameters_are_recovered(spec: str) -> None:
     runs = worlds.table("flat", trunks=16, sizes=(32e3, 64e3, 128e3, 512e3), noise=0.0)
-    runs = replace(runs, n_params=np.random.default_rng(3).choice([1e6, 4e6, 2e7], len(runs)))
-    form, frame = get_form(spec), frame_of(runs)
+    form = get_form(spec)
+    if "n_params" in form.columns:  # else runs of different models would measure no seed noise
+        runs = replace(runs, n_params=np.random.default_rng(3).choice([1e6, 4e6, 2e7], len(runs)))
+    frame = frame_of(runs)
     loss = np.exp(form.log_loss(np.array([PLANTED[spec]]), runs, form.reframe(runs, frame))[0])
     fit = fit_form(form, replace(runs, loss=loss), delta=1e-3)
     np.testing.assert_allclose(list(fit.params.values()), PLANTED[spec], rtol=5e-3, atol=1e-6)
@@ -163,6 +165,18 @@ def test_seed_noise_is_that_of_repeated_regimes() -> None:
     assert seed_noise(runs) == pytest.approx(cell * np.sqrt(4 / 3), rel=0.02)
     assert seed_noise(replace(runs, regime=runs.group)) is None
     assert seed_noise(replace(runs, regime=runs.group, noise=0.01 * loss)) == pytest.approx(0.01)
+
+
+def test_runs_of_other_models_or_epochs_repeat_nothing() -> None:
+    """Two random trunks of different models differ by more than their seed; three of the same measure it."""
+    tokens, loss = np.full(5, 8000.0), np.array([3.0, 3.03, 2.0, 2.02, 2.01])
+    base = RunTable(tokens=tokens, loss=loss, group=np.array([*"abcde"]), regime=np.full(5, "random"))
+    cells = np.log(loss[:2]).var() * 2 + np.log(loss[2:]).var() * 3
+    columns = {"n_params": [1e6, 1e6, 1e8, 1e8, 1e8], "unique_tokens": [8e3, 8e3, 1e3, 1001.0, 1002.0]}
+    columns["domain_share"] = [1.0, 1.0, 0.5, 0.5, 0.501]
+    for name, values in columns.items():
+        assert seed_noise(replace(base, **{name: np.array(values)})) == pytest.approx(np.sqrt(cells / 3))
+    assert seed_noise(base) > 0.1
 
 
 def test_nearly_equal_sizes_are_one_size() -> None:

@@ -11,7 +11,14 @@ from pplscape.runs import Compositions, RunTable
 BASE_LOSS = 4.8
 LARGEST = 512_000.0
 MODELS = np.array([1e8, 1e7, 3e7, 1e6])
-COLUMNS = ("tokens", "bin_tokens", "nll_mean", "nll_std", "ppl_mean", "ppl_std", "n_params")
+SMALL_MODELS = np.array([1e6, 2.5e5, 5e5, 1e5])
+UNIQUE = np.array([LARGEST, 32_000.0, 128_000.0, 64_000.0])
+DOMAIN_SHARES = np.array([1.0, 0.5, 0.25, 0.1, 0.75])
+COLUMNS = (
+    "tokens", "bin_tokens", "nll_mean", "nll_std", "ppl_mean", "ppl_std", "n_params", "unique_tokens", "domain_share",
+)  # fmt: skip
+LENGTHS = np.array([1.5, 1.2, 2.5])
+"""Of the world `gp`: about 3 standard deviations of the pilots' mean, ln spread and ln D."""
 
 
 def pool(seed: int = 0, n: int = 4000, noise_share: float = 0.08) -> np.ndarray:
@@ -64,8 +71,7 @@ def table(
     weights, names = regimes(x, trunks)
     tokens = np.tile(sizes, trunks)
     found, share = compositions(x, np.repeat(weights, len(sizes), axis=0), tokens, n_bins)
-    if truth == "chinchilla":
-        found = replace(found, n_params=np.repeat(MODELS[np.arange(trunks) % len(MODELS)], len(sizes)))
+    found = replace(found, **of_trunks(truth, np.repeat(np.arange(trunks), len(sizes)), tokens))
     clean = true_loss(truth, found, share)
     rng = np.random.default_rng(seed)
     trunk = np.repeat(rng.normal(size=trunks), len(sizes)) * np.sqrt(shared)
@@ -80,10 +86,46 @@ def table(
     )
 
 
+def of_trunks(truth: str, trunk: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns [n] that trunks differ in besides composition: models, unique tokens, shares of domain text.
+
+    The three random trunks have the same: they measure the seed noise.
+    """
+    trunk = np.maximum(trunk - 2, 0)
+    if truth == "repeated":
+        unique = UNIQUE[(trunk + trunk // 4) % len(UNIQUE)]
+        return {"n_params": SMALL_MODELS[trunk % len(SMALL_MODELS)], "unique_tokens": np.minimum(unique, tokens)}
+    found = {"n_params": MODELS[trunk % len(MODELS)]} if truth in ("chinchilla", "replayed") else {}
+    if truth == "replayed":
+        found["domain_share"] = DOMAIN_SHARES[trunk % len(DOMAIN_SHARES)]
+    return found
+
+
+def smooth(c: Compositions, seed: int, spread: float = 0.03, n_waves: int = 600) -> np.ndarray:
+    """A draw [n] of the Gaussian process with kernel spread^2 / (1 + r^2 / 2), by random waves: that kernel is
+    exp(-g r^2 / 2) averaged over exponential g."""
+    rng = np.random.default_rng([seed, 2])
+    x = np.stack([c.nll_mean, np.log(c.nll_std), np.log(c.tokens)], axis=-1) / LENGTHS
+    waves = rng.normal(size=(3, n_waves)) * np.sqrt(rng.exponential(size=n_waves))
+    return spread * np.sqrt(2 / n_waves) * np.cos(x @ waves + rng.uniform(0, 2 * np.pi, n_waves)).sum(1)
+
+
 def true_loss(truth: str, c: Compositions, share: np.ndarray) -> np.ndarray:
     """Noise-free losses [n] of the worlds `flat` (`flat-0.1`: that exponent, not 0.35), `utility`, `power`,
-    `quadratic`, `monotone`, `paper`, `extended`, `chinchilla`."""
+    `quadratic`, `monotone`, `paper`, `extended`, `chinchilla`, `repeated`, `replayed`, `gp-SEED`."""
     t = c.tokens / LARGEST
+    if truth.startswith("gp-"):
+        return true_loss("flat", c, share) * np.exp(smooth(c, int(truth.partition("-")[2])))
+    if truth == "repeated":  # trunks differ in model and in unique tokens
+        first = np.minimum(c.unique_tokens, c.tokens) / LARGEST
+        best = (0.3 * 2.0 / (0.35 * 1.4)) ** (1 / 0.3) * first ** (0.35 / 0.3)
+        n = c.n_params / 1e6
+        v = np.minimum(n, best)
+        return 2.2 + 2.0 * decayed(n, v, 3.0) ** -0.3 + 1.4 * decayed(t, first, 8.0) ** -0.35
+    if truth == "replayed":  # trunks differ in model and in share of domain text
+        r = c.domain_share
+        own = 1.2 * r**0.6 * t**-0.35 + 0.15 * (r + 0.05) ** -0.6
+        return 2.2 + 0.5 * (c.n_params / 1e8) ** -0.3 + own
     if truth.startswith("flat"):
         return 2.2 + (BASE_LOSS - 2.2) * (1 + 3 * t) ** -float(truth.partition("-")[2] or 0.35)
     if truth in ("utility", "power"):
@@ -106,3 +148,8 @@ def true_loss(truth: str, c: Compositions, share: np.ndarray) -> np.ndarray:
         m, s = c.ppl_mean / 100, c.ppl_std / 100
         return 2.2 + 1.4 / (m ** (0.2 - 0.03 * s) * s ** (0.1 - 0.02 * m) * t**0.3)
     raise ValueError(truth)
+
+
+def decayed(total: np.ndarray, first: np.ndarray, r: float) -> np.ndarray:
+    """F + F R (1 - exp(-(X / F - 1) / R)) of totals X and first passes F."""
+    return first * (1 + r * (1 - np.exp(-(total / first - 1) / r)))

@@ -15,6 +15,7 @@ from pplscape.laws.forms import Form
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.laws.law import Law, law_of
+from pplscape.laws.limits import limits_of
 from pplscape.laws.optimum import arena_of, optimum
 from pplscape.laws.profile import profiles
 from pplscape.laws.table import labels, seed_noise, size_classes
@@ -73,7 +74,7 @@ def _law(
     fit, checked = audit(trial.fit, runs)
     trial = replace(trial, fit=fit)
     found = uncertainty(fit, runs, bootstrap, seed) if bootstrap else None
-    law = law_of(fit, runs, found, LEVEL)
+    law = law_of(fit, runs, found, LEVEL, limits_of(fit, runs, LEVEL, seed) if found else None)
     place = _optimum(trial, runs, found, feasible)
     return replace(law, diagnostics=diagnostics(trial, runs) | {"audit": asdict(checked)}, optimum=place)
 

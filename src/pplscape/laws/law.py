@@ -18,6 +18,7 @@ from pplscape.laws.fit import Fit
 from pplscape.laws.forms import get_form
 from pplscape.laws.forms.base import Floats, Form, Frame
 from pplscape.laws.hull import Hull
+from pplscape.laws.limits import EXPONENTS
 from pplscape.laws.table import labels
 from pplscape.laws.uncertainty import Uncertainty, middle
 from pplscape.runs import Compositions, RunTable
@@ -25,10 +26,8 @@ from pplscape.runs import Compositions, RunTable
 UNIDENTIFIED_RATIO = 1e3
 """A positive parameter whose interval spans more than this factor is called unidentified; so is an irreducible loss
 whose interval spans half of the smallest measured, and whatever reaches its bound."""
-
-
-EXPONENTS = {"aD", "alpha", "beta"}
-"""Parameters that trade off with the irreducible loss along a valley of equal fit."""
+EXPONENT_RATIO = 3.0
+"""The same for exponents: from 0.2 to 0.6, say, nothing is known of what larger sizes bring."""
 
 
 class Prediction(NamedTuple):
@@ -227,8 +226,17 @@ def region_of(form: Form, runs: RunTable) -> dict[str, Any]:
     return {}
 
 
-def law_of(fit: Fit, runs: RunTable, found: Uncertainty | None = None, level: float = 0.9) -> Law:
-    """A law without comparisons: parameters, intervals, resamples, region."""
+def law_of(
+    fit: Fit,
+    runs: RunTable,
+    found: Uncertainty | None = None,
+    level: float = 0.9,
+    limits: Mapping[str, tuple[float, float]] | None = None,
+) -> Law:
+    """A law without comparisons: parameters, intervals, resamples, region.
+
+    `limits` (`laws.limits`) are used for the parameters they name, the refits' quantiles for the others.
+    """
     form = fit.form
     law = Law(form.spec, form.scale, form.reading, fit.params, fit.frame, covered=level, region=region_of(form, runs))
     if found is None:
@@ -248,11 +256,13 @@ def law_of(fit: Fit, runs: RunTable, found: Uncertainty | None = None, level: fl
     edges = [np.where(np.isfinite(edge), edge, none) for edge, none in zip(edges, (-np.inf, np.inf), strict=True)]
     low, high = middle(draws, level)
     for i, (name, value) in enumerate(fit.params.items()):
-        limits = (min(float(low[i]), value), max(float(high[i]), value))
-        known = identified(name, limits, (float(edges[0][i]), float(edges[1][i])), smallest)
-        law.intervals[name] = list(limits) if known else _unidentified(*limits)
-    if isinstance(law.intervals.get("E"), dict):  # then the data only tell how E and the exponent go together
-        for name in EXPONENTS & law.intervals.keys():
+        ends = (limits or {}).get(name, (float(low[i]), float(high[i])))
+        ends = (min(ends[0], value), max(ends[1], value))
+        known = identified(name, ends, (float(edges[0][i]), float(edges[1][i])), smallest)
+        law.intervals[name] = list(ends) if known else _unidentified(*ends)
+    valley = [name for name in ("E", *EXPONENTS) if name in law.intervals]
+    if any(isinstance(law.intervals[name], dict) for name in valley):  # the runs tell only how they go together
+        for name in valley:
             if isinstance(law.intervals[name], list):
                 law.intervals[name] = _unidentified(*law.intervals[name])
     return law
@@ -275,7 +285,7 @@ def identified(name: str, limits: tuple[float, float], edges: tuple[float, float
         return False
     if name == "E":
         return high - low <= 0.5 * smallest
-    return not 0 < low * UNIDENTIFIED_RATIO < high
+    return not 0 < low * (EXPONENT_RATIO if name in EXPONENTS else UNIDENTIFIED_RATIO) < high
 
 
 def _normal_scores(n: int) -> Floats:

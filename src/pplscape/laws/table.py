@@ -50,7 +50,8 @@ def frame_of(runs: RunTable) -> Frame:
 
 
 def seed_noise(runs: RunTable) -> float | None:
-    """Relative seed noise: standard deviation of ln L over trunks that repeat a regime at the same size.
+    """Relative seed noise: standard deviation of ln L over trunks that repeat a regime at the same size, with the same
+    model, unique tokens and share of domain text.
 
     What a cell's few tokens of difference explain is taken out with the mean slope of ln L on ln D. The `noise` column
     (nats) is used where nothing is repeated; None if there is neither.
@@ -60,8 +61,13 @@ def seed_noise(runs: RunTable) -> float | None:
     if sizes.max() > 0:
         log_loss = log_loss - np.polyfit(log_size, log_loss, 1)[0] * (log_size - log_size.mean())
     squares, freedom = 0.0, 0
-    for regime, size in sorted(set(zip(regimes.tolist(), sizes.tolist(), strict=True))):
-        cell = (regimes == regime) & (sizes == size)
+    others = [size_classes(v) for v in (runs.n_params, runs.unique_tokens) if v is not None]
+    if runs.domain_share is not None:
+        others.append(np.round(runs.domain_share * 100).astype(np.intp))
+    cells = [np.unique(column, return_inverse=True)[1] for column in (regimes, sizes, *others)]
+    _, members = np.unique(np.stack(cells), axis=1, return_inverse=True)
+    for member in range(int(members.max()) + 1):
+        cell = members.ravel() == member
         if len(set(groups[cell])) > 1:
             squares += float(np.var(log_loss[cell]) * cell.sum())
             freedom += int(cell.sum()) - 1

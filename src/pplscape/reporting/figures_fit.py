@@ -94,7 +94,8 @@ def _token_axis(axes: Any, size: Floats) -> None:
 def profiles(law: Law, width: float = FULL) -> Drawing | None:
     """Profile of the objective over each parameter of the law; None where the fit left none.
 
-    Dashed: the threshold of a likelihood-ratio interval if runs were independent; bar: the interval from the refits.
+    Dashed: the threshold of a likelihood-ratio interval if runs were independent; bar: the interval of the
+    summary, which counts trunks.
     """
     found = law.diagnostics.get("profiles")
     if not found:

@@ -1,0 +1,123 @@
+"""Limits of E and exponents: exact where theory is, by brute force elsewhere, at bounds where nothing is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import worlds
+from scipy import optimize, stats
+
+from pplscape.laws import limits as module
+from pplscape.laws.fit import fit_form, fit_tables, setting_of
+from pplscape.laws.forms import get_form
+from pplscape.laws.law import identified, law_of
+from pplscape.laws.limits import limits, limits_of
+from pplscape.laws.table import labels
+from pplscape.laws.uncertainty import uncertainty
+from pplscape.runs import RunTable
+
+
+def test_the_limits_of_a_mean_are_the_t_interval() -> None:
+    """12 runs without trunks, residuals within Huber's threshold: mean +- t se, to the error of the draws."""
+    runs = replace(worlds.table("flat", trunks=12, sizes=(512e3,)), group=None, regime=None, noise=None)
+    error = np.random.default_rng(0).normal(0, 1e-4, 12)
+    runs = replace(runs, loss=np.exp(1.0 + error))
+    fit = fit_form("constant", runs, delta=1.0)
+    setting = setting_of(fit.form, runs, 1.0)
+    found = limits(
+        setting, fit.theta[None], np.log(runs.loss)[None], np.ones(12), labels(runs, "group"), 0.9, names=("L_mean",)
+    )
+    low, high = (float(side[0]) for side in found["L_mean"])
+    half = stats.t.ppf(0.95, 11) * error.std(ddof=1) / np.sqrt(12)
+    middle = np.exp(1.0 + error.mean())
+    assert np.log(high / middle) == pytest.approx(half, rel=0.05)
+    assert np.log(middle / low) == pytest.approx(half, rel=0.05)
+
+
+def test_runs_of_a_trunk_do_not_count_as_independent() -> None:
+    """Three branches that share 80 % of the noise's variance are worth 1 / (0.8 + 0.2 / 3) = 1.15 runs, not 3: the
+    interval is 0.93 times that of one run a trunk, not 0.58."""
+    one = replace(worlds.table("flat", trunks=12, sizes=(512e3,)), regime=None, noise=None)
+    three = replace(worlds.table("flat", trunks=12, sizes=(5e5, 5e5, 5e5)), regime=None, noise=None)
+    widths = np.zeros((20, 2))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        error = 1e-4 * (np.sqrt(0.8) * rng.normal(size=(12, 1)) + np.sqrt(0.2) * rng.normal(size=(12, 3)))
+        for column, (runs, noise) in enumerate(((one, error[:, 0]), (three, error.ravel()))):
+            table = replace(runs, loss=np.exp(1.0 + noise), group=np.repeat(np.arange(12), len(runs) // 12).astype(str))
+            fit = fit_form("constant", table, delta=1.0)
+            setting, measured = setting_of(fit.form, table, 1.0), np.log(table.loss)[None]
+            ends = limits(
+                setting, fit.theta[None], measured, np.ones(len(table)), labels(table, "group"), names=("L_mean",)
+            )
+            widths[seed, column] = (ends["L_mean"][1] - ends["L_mean"][0])[0]
+    assert np.median(widths[:, 1]) / np.median(widths[:, 0]) == pytest.approx(0.93, abs=0.15)
+
+
+def test_a_held_fit_is_a_point_of_the_profile() -> None:
+    """E held at 2.0: no other k and beta do better (scipy, from several starts)."""
+    runs = worlds.table("flat", trunks=8, noise=0.005, seed=3)
+    fit = fit_form("d-only:anchored", runs)
+    setting = setting_of(fit.form, runs)
+    problem = module._unbelieving(setting, np.log(runs.loss)[None], np.ones(len(runs)), [0, 2])
+    valley = module._Valley.of(problem, fit.theta[None], labels(runs, "group"), 0)
+    _, direction, _, own = valley.look(np.array([0]), valley.theta, 0)
+    ahead = (2.0 - valley.theta[:, :1]) * direction
+    theta = module._hold(valley, np.array([0]), 0, valley.theta, ahead, np.array([2.0]), own)
+    found = float(problem.objective(theta)[0])
+    at = float(theta[0, 0])
+    best = min(
+        optimize.minimize(
+            lambda t: float(problem.objective(np.array([[at, *t]]))[0]), start, method="Nelder-Mead",
+            options={"xatol": 1e-9, "fatol": 1e-16, "maxiter": 4000},
+        ).fun
+        for start in ([1.0, -1.0], [0.0, 0.0])
+    )  # fmt: skip
+    assert at == pytest.approx(2.0, abs=1e-2)
+    assert found == pytest.approx(best, rel=1e-6)
+
+
+def test_limits_hold_the_truth_where_it_is_told_and_where_it_is_not() -> None:
+    """Quantiles of refits held E in 98 % of data sets where it is not told; the table is experiments/coverage.py."""
+    for noise, told in ((0.002, True), (0.02, False)):
+        tables = [worlds.table("flat", trunks=16, noise=noise, seed=s) for s in range(100)]
+        setting = setting_of(get_form("d-only:anchored"), tables[0])
+        log_loss, weight = np.log([t.loss for t in tables]), np.ones(len(tables[0]))
+        theta, _, _ = fit_tables(setting, log_loss, np.broadcast_to(weight, log_loss.shape))
+        low, high = limits(setting, theta, log_loss, weight, labels(tables[0], "group"))["E"]
+        assert np.mean((low <= 2.2) & (high >= 2.2)) == pytest.approx(0.9, abs=0.09)  # three standard errors
+        smallest = np.exp(log_loss.min(1))
+        known = [identified("E", (low[t], high[t]), (0.0, smallest[t]), smallest[t]) for t in range(len(tables))]
+        assert np.mean(known) >= 0.9 if told else np.mean(known) <= 0.3
+
+
+def test_nothing_known_ends_at_the_bounds_and_is_labelled() -> None:
+    """Two close sizes and much noise: E may be 0, the law says so, and the exponent with it."""
+    runs = worlds.table("flat", trunks=6, sizes=(256e3, 512e3), noise=0.03)
+    fit = fit_form("d-only:anchored", runs)
+    ends = limits_of(fit, runs)
+    assert ends["E"][0] == 0.0
+    law = law_of(fit, runs, uncertainty(fit, runs, 40), 0.9, ends)
+    assert law.intervals["E"]["unidentified"]
+    assert law.intervals["beta"]["unidentified"]
+
+
+def test_an_exponent_within_a_factor_of_three_is_identified() -> None:
+    edges = (0.02, 5.0)
+    assert identified("beta", (0.2, 0.59), edges, 3.0)
+    assert not identified("beta", (0.2, 0.61), edges, 3.0)
+    assert not identified("beta", (0.2, 5.0), edges, 3.0)
+    assert identified("k", (0.2, 0.61), edges, 3.0)
+
+
+def test_a_wide_exponent_takes_the_floor_with_it() -> None:
+    runs: RunTable = worlds.table("flat", trunks=12, noise=0.002)
+    fit = fit_form("d-only:anchored", runs)
+    found = uncertainty(fit, runs, 40)
+    known = {"E": (2.1, 2.3), "beta": (0.3, 0.4)}
+    assert law_of(fit, runs, found, 0.9, known).intervals["E"][0] == pytest.approx(min(2.1, fit.params["E"]))
+    wide = law_of(fit, runs, found, 0.9, known | {"beta": (0.1, 0.9)})
+    assert wide.intervals["E"]["unidentified"]
+    assert wide.intervals["beta"]["unidentified"]
