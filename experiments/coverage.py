@@ -84,7 +84,7 @@ With another truth (rows `flat-0.12`, `flat-1`) the excess is smaller or gone. T
 **Not so harmless: `utility:power` at four times the largest size, 16 trunks, 0.003 nats: 73.8 %.** Too narrow, from the
 same valley: refits start from the estimate and stay near its place on it. Within the pilots' sizes it is covered.
 
-**`dcpt` is not covered at all** (16 trunks, 0.01 nats: half widths of 0.05 nats, ten times what the noise explains): the
+**`dcpt` is not covered at all** (16 trunks, 0.01 nats; half widths of 0.05 nats, ten times what noise explains): the
 fit itself misses these runs. Whether the starts, the priors or this world's amounts are the reason was not found out;
 do not rely on a `dcpt` law without looking at its residuals. Its planted parameters are recovered without noise."""
 
