@@ -79,7 +79,14 @@ tenth at most is told a wrong E. With nine of ten labelled in simulations like y
 They are quantiles of refits as before. At four times the largest size, 8 trunks and noise of 0.01 nats, those of
 `d-only:anchored` are too wide where E is unidentified: what bounds them then comes from outside the runs (E >= 0, the
 range of the exponent, the prior on it), and a truth in the middle of what was believed beforehand is held more often.
-With another truth (rows `flat-0.12`, `flat-1`) the excess is smaller or gone. Too wide is the harmless side."""
+With another truth (rows `flat-0.12`, `flat-1`) the excess is smaller or gone. Too wide is the harmless side.
+
+**Not so harmless: `utility:power` at four times the largest size, 16 trunks, 0.003 nats: 73.8 %.** Too narrow, from the
+same valley: refits start from the estimate and stay near its place on it. Within the pilots' sizes it is covered.
+
+**`dcpt` is not covered at all** (16 trunks, 0.01 nats; half widths of 0.05 nats, ten times what noise explains): the
+fit itself misses these runs. Whether the starts, the priors or this world's amounts are the reason was not found out;
+do not rely on a `dcpt` law without looking at its residuals. Its planted parameters are recovered without noise."""
 
 
 def asked(runs: Compositions) -> Compositions:
@@ -177,6 +184,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def of_parameter(row: dict[str, Any], key: str) -> str:
     """Coverage over all data sets, the share labelled unidentified, and coverage of the others."""
     text, labelled = f"{row[key]:.1%}", row[f"{key}_unidentified"]
+    if f"{key}_stated" not in row:
+        return f"({text} by quantiles)"
     if not labelled:
         return text
     rest = round((1 - labelled) * row["data_sets"])
@@ -189,8 +198,15 @@ def named(row: dict[str, Any]) -> str:
     return f"{row['form']} in {row['truth']}" if "truth" in row else str(row["form"])
 
 
+BY_QUANTILES = """Rows with E *by quantiles* were measured before E and the exponents were intervals of a test, and
+utility rows among them before fits were continued from one strength of the penalty to the next; their predictions are
+made as today."""
+
+
 def report(rows: Sequence[dict[str, Any]]) -> str:
     """The results page: what was measured, what is off, the table."""
+    places = {(form, truth if "-" in truth else None): i for i, (truth, form) in enumerate(CASES)}
+    rows = sorted(rows, key=lambda r: (places[r["form"], r.get("truth")], r["noise"], r["trunks"]))
     sizes = sorted({(r["refits"], r["shared"]) for r in rows})
     lines = ["# Do 90 % intervals hold the truth?", ""]
     lines += [f"{r} refits a data set, {s:.0%} of the noise's variance shared by a trunk." for r, s in sizes]
@@ -199,12 +215,13 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         "fitted with the true form. *mean*: share of true losses inside, over all pilots' compositions and sizes and",
         "random at 1x and 4x the largest; *sets*: simulated data sets; *lowest to highest*: of single compositions",
         "(two standard errors are 2.7 points of 500 data sets, 4.2 of 200); *4x*: random at four times the largest",
-        "size; *new run*: of losses measured anew. An interval labelled unidentified counts as holding the truth only",
-        "if it does.",
-        "Half widths, noise: nats/token.",
-        "Limits: means within 3 points of 90 %, no composition off by more than 5, E and the exponent within 5.",
+        "size; *new run*: of losses measured anew. E, exponent: share of intervals that hold the truth, those labelled",
+        "unidentified included; then the share labelled, and what holds of the others. Half widths, noise: nats/token.",
+        "Limits: means within 3 points of 90 %, no composition off by more than 5, E and the exponent not below 85 %,",
+        "and not above 95 % unless most are labelled.",
         "",
         table(rows),
+        *(["", BY_QUANTILES] if any("E" in r and "E_stated" not in r for r in rows) else []),
         "",
         "## Off the limits",
         "",
@@ -223,7 +240,7 @@ def misses(rows: Sequence[dict[str, Any]]) -> list[str]:
         if abs(r["mean"] - LEVEL) > 0.03:
             what.append(f"mean {r['mean']:.1%}")
         what += [f"a composition {r[k]:.1%}" for k in ("lowest", "highest") if abs(r[k] - LEVEL) > 0.05]
-        for key in ("E", "exponent"):
+        for key in (k for k in ("E", "exponent") if f"{k}_stated" in r):
             if r[key] < LEVEL - 0.05 or (r[key] > LEVEL + 0.05 and r[f"{key}_unidentified"] < 0.5):
                 what.append(f"{key} {r[key]:.1%} ({r[key + '_unidentified']:.0%} labelled unidentified)")
         if what:
