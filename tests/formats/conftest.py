@@ -73,12 +73,14 @@ def facts_of(tokens: int, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_selection(folder: Path, table: pa.Table, facts: dict[str, Any]) -> Path:
+def write_selection(folder: Path, table: pa.Table, facts: dict[str, Any], replay: pa.Table | None = None) -> Path:
     """A selection folder; the rows in any order, in two parts."""
     with StageFolder(folder, stage="select", version=1, config={}, inputs={}) as stage:
         half = table.num_rows // 2
         for i, part in enumerate((table.slice(half), table.slice(0, half))):
             stage.write_table(f"selected/part-{i:05d}.parquet", part)
+        if replay is not None:
+            stage.write_table("replay/selected/part-00000.parquet", replay)
         stage.write_json("selection.json", facts)
         stage.finish({"in": table.num_rows, "out": table.num_rows, "rejected": {}})
     return folder

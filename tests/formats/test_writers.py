@@ -109,7 +109,7 @@ def test_jsonl_rows() -> None:
     assert list(first) == ROWS.names
     assert first == {
         "id": "a", "text": "é0é1", "source": "s", "file": "f.jsonl", "row": 3, "copy": 1, "chunk_index": 4,
-        "char_start": 10, "cuts": [2, 4], "tokens": 5,
+        "char_start": 10, "cuts": [2, 4], "tokens": 5, "replay": False,
     }  # fmt: skip
     assert (second["id"], second["tokens"]) == ("b#7", 4)
     assert row("a", 0, (3, 2)).chunks == ["é0", "é1"]

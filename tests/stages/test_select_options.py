@@ -200,7 +200,7 @@ def test_dos_on_the_command_line(world: World, tmp_path: Path) -> None:
     assert "Cannot read --dos-weights" in str(bad.exception)
 
 
-@pytest.mark.parametrize("broken", ["prepared again", "missing part", "rows lost", "no replay"])
+@pytest.mark.parametrize("broken", ["prepared again", "missing part", "rows lost", "no replay", "tokenizer"])
 def test_inputs_that_changed_since_scoring(world: World, tmp_path: Path, broken: str) -> None:
     scores, told = shutil.copytree(world.scores, tmp_path / "scores"), {"corpus": world.corpus}
     if broken == "prepared again":
@@ -215,9 +215,15 @@ def test_inputs_that_changed_since_scoring(world: World, tmp_path: Path, broken:
         table = pq.read_table(scores / "part-00000.parquet")
         pq.write_table(table.slice(3), scores / "part-00000.parquet")
         message = "a file is missing or has changed; score again"
-    else:
+    elif broken == "no replay":
         told = {"replay_share": 0.1}
         message = "give both or neither"
+    else:
+        manifest = read_manifest(scores)
+        manifest["counts"]["facts"]["tokenizer"] = "another"
+        (scores / "manifest.json").write_text(json.dumps(manifest))
+        told = {"replay": world.general, "replay_share": 0.1}
+        message = "prepare the general text again with the scores' model"
     with pytest.raises(UserError, match=message):
         select(scores, budget="30%", strategy="random", out=tmp_path / "o", **told)
     assert not (tmp_path / "o").exists()

@@ -130,6 +130,7 @@ def export(
     model: Annotated[str | None, typer.Option(help="Whose tokenizer makes the ids of token formats.")] = None,
     revision: Revision = None,
     landscape: Annotated[Path | None, typer.Option(help="landscape.json, for the data card's picture.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Prepared general text, where the selection replays any.")] = None,
     learning_rate: LearningRate = Recipe.learning_rate,
     warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
     cooldown_share: CooldownShare = Recipe.cooldown_share,
@@ -144,7 +145,7 @@ def export(
 
     stage(
         selection, corpus=corpus, out=out, formats=formats.split(","), model=model_path(model) if model else None,
-        revision=revision, landscape=landscape, sequence_length=sequence_length,
+        revision=revision, landscape=landscape, replay=replay, sequence_length=sequence_length,
         recipe=Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens), overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
 

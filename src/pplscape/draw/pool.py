@@ -237,7 +237,7 @@ class Pool:
         cls, table: pa.Table, origin: Sequence[tuple[str, int]] = (), manifest: Mapping[str, Any] | None = None
     ) -> Pool:
         """Pool of a score table; rows without a finite score are set aside in `rejected`. `origin`: (file, rows)."""
-        kept, bad = usable(table)
+        kept, _, bad = usable(table)
         rejected = REJECTED.empty_table() if bad is None else _rejected(table, bad, origin or [("scores", len(table))])
         if not len(kept):
             raise UserError(f"None of the {len(table)} scored chunks has a finite score; nothing can be selected.")

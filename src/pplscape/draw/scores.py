@@ -180,9 +180,10 @@ class Scores:
 
     def _in_threads(self, pool: ThreadPoolExecutor, task: Callable[..., T], *args: Any) -> Iterator[T]:
         with pool:
-            ahead = [pool.submit(task, self, unit, *args) for unit in self.units[: self.workers]]
-            for following in [*self.units[self.workers :], *[None] * len(ahead)]:
-                done = ahead.pop(0).result()  # at most `workers` results wait here
+            at_once = 2 * self.workers  # so that none waits while the oldest is not done
+            ahead = [pool.submit(task, self, unit, *args) for unit in self.units[:at_once]]
+            for following in [*self.units[at_once:], *[None] * len(ahead)]:
+                done = ahead.pop(0).result()
                 if following is not None:
                     ahead.append(pool.submit(task, self, following, *args))
                 yield done
@@ -320,30 +321,32 @@ def _may_be_null(footer: Any, names: Sequence[str]) -> bool:
 
 def checked(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Rows, NDArray[np.str_] | None]:
     """The usable rows of a batch, the same as arrays, and the reason [n] against each row (None if all are usable)."""
-    kept, bad = usable(batch)
+    kept, x, bad = usable(batch)
     column = kept["source"]
     if not pa.types.is_dictionary(column.type) or column.null_count:
         column = column.cast(pa.string()).fill_null("").dictionary_encode()
     source, names = column.indices.to_numpy().astype(np.int64), tuple(column.dictionary.to_pylist())
-    rows = Rows(log_perplexity(kept), whole(kept, "length"), source, names, learnability=learnability(kept))
+    rows = Rows(x, whole(kept, "length"), source, names, learnability=learnability(kept))
     return kept, rows, bad
 
 
-def usable(batch: pa.RecordBatch | pa.Table) -> tuple[Any, NDArray[np.str_] | None]:
-    """Rows with a finite score, tokens and an id, and the reason [n] against each row (None if all are usable)."""
+def usable(batch: pa.RecordBatch | pa.Table) -> tuple[Any, Floats, NDArray[np.str_] | None]:
+    """Rows with a finite score, tokens and an id, their log-perplexities, and the reason [n] against each row of the
+    batch (None if all are usable)."""
     x, no_tokens = log_perplexity(batch), whole(batch, "length") <= 0
     infinite = ~(np.abs(x) < LARGEST_NLL)  # true for NaN
     if PROBE in batch.schema.names:
         infinite |= ~np.isfinite(learnability(batch))
     ids = [name for name in ("doc_id", "chunk_index") if name in batch.schema.names and batch[name].null_count]
     if not (infinite.any() or no_tokens.any() or ids):
-        return batch, None
+        return batch, x, None
     bad = np.full(len(x), "", dtype="<U16")
     bad[infinite] = "score_not_finite"
     bad[no_tokens] = "no_tokens"
     for name in ids:
         bad[np.asarray(batch[name].is_null())] = "no_id"
-    return batch.filter(pa.array(bad == "")), bad
+    good = bad == ""
+    return batch.filter(pa.array(good)), x[good], bad
 
 
 def whole(batch: pa.RecordBatch | pa.Table, name: str) -> NDArray[np.int64]:

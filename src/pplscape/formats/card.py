@@ -45,6 +45,8 @@ class Card:
     text_sum: str
     token_sum: str | None
     """None where nothing was tokenised."""
+    replay_tokens: int = 0
+    """General text that stands beside the selection; rows, chunks and sums hold it too."""
 
     def text(self) -> str:
         """README.md."""
@@ -72,11 +74,16 @@ class Card:
     def _what(self) -> str:
         s, made_with = self.selection, self.corpus
         share = percent(s["tokens"] / s["pool_tokens"], 1)
+        beside = (
+            f" With them stand {self.replay_tokens:,} tokens of general text to replay, "
+            f"{percent(self.replay_tokens / (self.replay_tokens + s['tokens']), 1)} of all (`replay` in the rows), which "
+            "the counts of chunks and rows and the sums below include."
+        )
         return (
             f"{s['tokens']:,} of {s['pool_tokens']:,} tokens ({share}) of a corpus, in {self.chunks:,} chunks of at "
             f"most {made_with['chunk_tokens']} tokens, counted by the tokenizer of `{made_with['model']}`. "
             f"{self.rows:,} rows: adjacent chunks of a document are one row. Chosen by pplscape {__version__} by the "
-            "perplexity that this model gives every chunk."
+            "perplexity that this model gives every chunk." + (beside if self.replay_tokens else "")
         )
 
     def _chosen(self) -> str:

@@ -40,6 +40,8 @@ class Row:
     """Where each chunk ends in `text`, code points; the last is its length."""
     lengths: tuple[int, ...]
     """Tokens of each chunk, encoded alone."""
+    replay: bool = False
+    """General text beside the selection, not part of it."""
 
     @property
     def tokens(self) -> int:

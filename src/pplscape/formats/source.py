@@ -1,14 +1,19 @@
-"""A selection as a stream of rows in a fixed order, cut into shards of bounded size.
+"""A selection, or the general text to replay beside it, as rows in a fixed order, cut into shards of bounded size.
 
 Order: first every selected chunk once, in the corpus' order, then those with repeats left once more, and so on - as
 training takes them (`training.texts.with_repeats`) but for the shuffle, which trainers do themselves. The unit of work
 is (copy, part of the prepared corpus), a pure function of the inputs, so that an export resumes at any shard. In
 memory: `text.chosen`, and one part of text.
+
+Replayed rows are spread evenly over the shards of the selection, because trainers mix what lies in one shard better than
+what lies in several: after any shard the replayed tokens are the same share as after all, to within one row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +47,29 @@ class Source:
         """[copies, parts] selected tokens."""
         return self.chosen.tokens
 
+    @property
+    def total(self) -> int:
+        """Selected tokens."""
+        return int(self.tokens.sum())
+
+    @property
+    def units(self) -> list[Unit]:
+        """All units that hold anything, in order."""
+        return [(int(copy) + 1, int(at)) for copy, at in np.argwhere(self.tokens)]
+
+    def tokens_of(self, units: Sequence[Unit]) -> int:
+        return sum(int(self.tokens[copy - 1, at]) for copy, at in units)
+
     def shards(self, shard_tokens: int) -> list[list[Unit]]:
         """Consecutive units in shards that end as soon as they hold `shard_tokens`; a unit is never split."""
         shards: list[list[Unit]] = []
         held = shard_tokens
-        for copy, at in np.argwhere(self.tokens):
+        for unit in self.units:
             if held >= shard_tokens:
                 shards.append([])
                 held = 0
-            shards[-1].append((int(copy) + 1, int(at)))
-            held += int(self.tokens[copy, at])
+            shards[-1].append(unit)
+            held += self.tokens_of([unit])
         return shards
 
     def rows(self, unit: Unit) -> Iterator[Row]:
@@ -63,6 +81,20 @@ class Source:
             if doc_id in chosen:
                 document = {name: table[name][i].as_py() for name in table.column_names}
                 yield from _rows(document, sorted(chosen[doc_id]), copy)
+
+
+    def replayed(self, skip: int) -> Iterator[Row]:
+        """All rows but the first `skip`, marked as replayed."""
+        return (replace(row, replay=True) for row in islice(chain.from_iterable(map(self.rows, self.units)), skip, None))
+
+
+def until(rows: Iterator[Row], tokens: int) -> list[Row]:
+    """Rows up to the one with which they hold `tokens`."""
+    taken: list[Row] = []
+    while tokens > 0 and (row := next(rows, None)) is not None:
+        taken.append(row)
+        tokens -= row.tokens
+    return taken
 
 
 def _rows(document: dict[str, Any], spans: list[Span], copy: int) -> Iterator[Row]:

@@ -28,6 +28,7 @@ ROWS = pa.schema(
         _field("char_start", pa.int64(), "where the text begins in its document, code points"),
         _field("cuts", pa.list_(pa.int64()), "where each chunk ends in the text, code points"),
         _field("tokens", pa.int64(), "tokens of all its chunks, each encoded alone, without BOS"),
+        _field("replay", pa.bool_(), "general text to replay, not part of the selection"),
     ]
 )
 

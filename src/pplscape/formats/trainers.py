@@ -31,18 +31,30 @@ class TrainingRun:
     model: str
     """Hub id or local folder."""
     tokens: int
-    """Selected tokens, repeats counted."""
+    """Selected tokens, repeats counted, and replayed ones."""
     sequence_length: int
     recipe: Recipe
+    replay_tokens: int = 0
 
     @property
     def steps(self) -> int:
         return max(1, math.ceil(self.tokens / self.sequences / self.sequence_length))
 
     @property
+    def whole(self) -> float:
+        """Tokens trained for each selected one; a recipe counts selected tokens, as our own trainer does."""
+        return self.tokens / (self.tokens - self.replay_tokens)
+
+    @property
     def sequences(self) -> int:
-        """Sequences a step: as many as hold the recipe's tokens a step."""
-        return max(1, round(self.recipe.step_tokens / self.sequence_length))
+        """Sequences a step: as many as hold the recipe's tokens a step, and what is replayed beside them."""
+        return max(1, round(self.recipe.step_tokens * self.whole / self.sequence_length))
+
+    @property
+    def told(self) -> str:
+        """The data in a few words."""
+        beside = f" and {self.replay_tokens} replayed" if self.replay_tokens else ""
+        return f"{self.tokens - self.replay_tokens} selected{beside} tokens, one epoch (repeats are in the data)"
 
     @property
     def micro_batch(self) -> int:
@@ -51,7 +63,8 @@ class TrainingRun:
 
     @property
     def warmup_steps(self) -> int:
-        return min(self.steps - 1, round(self.recipe.warmup_tokens / self.sequences / self.sequence_length))
+        warmup = self.recipe.warmup_tokens * self.whole
+        return min(self.steps - 1, round(warmup / self.sequences / self.sequence_length))
 
     @property
     def decay_steps(self) -> int:
@@ -100,7 +113,7 @@ def llamafactory(run: TrainingRun, data: str) -> Files:
     }  # fmt: skip
     head = (
         "In the folder of this export: llamafactory-cli train configs/llamafactory/train.yaml\n"
-        f"{run.tokens} selected tokens, one epoch (repeats are in the data), one device. Adds an end token to each row."
+        f"{run.told}, one device. Adds an end token to each row."
     )
     return {
         "llamafactory/dataset_info.json": (json.dumps(entry, indent=2) + "\n").encode(),
@@ -121,7 +134,7 @@ def axolotl(run: TrainingRun, data: str) -> Files:
     }  # fmt: skip
     head = (
         "In the folder of this export: axolotl train configs/axolotl.yaml\n"
-        f"{run.tokens} selected tokens, one epoch (repeats are in the data), one device."
+        f"{run.told}, one device."
     )
     return {"axolotl.yaml": _yaml(head, config)}
 
@@ -148,7 +161,7 @@ def litgpt(run: TrainingRun, data: str) -> Files:
     make = f"litgpt convert_to_litgpt {run.target}" if run.is_local else f"litgpt download {run.model}"
     head = (
         f"In the folder of this export: {make}\n"
-        "then: litgpt pretrain --config configs/litgpt.yaml\n"
+        f"then: litgpt pretrain --config configs/litgpt.yaml\n{run.told}.\n"
         f"litgpt decays by a cosine to min_lr after its warm-up; the run's recipe cools down over the last "
         f"{recipe.cooldown_share:.0%}.\nThe validation loss it prints is on the training data."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pplscape.errors import UserError
 from pplscape.formats import formats_of
 from pplscape.formats.card import Card
 from pplscape.formats.content import ContentSum, Format, Row, Shard, id_dtype, text_sum, token_sum
-from pplscape.formats.source import Source, Unit
+from pplscape.formats.source import Source, until
 from pplscape.formats.trainers import TrainingRun, configurations
 from pplscape.manifest import StageFolder, read_json
 from pplscape.progress import Progress
@@ -26,32 +26,36 @@ from pplscape.text.prepared import Prepared
 from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
 from pplscape.training.schedule import Recipe
 
-VERSION = 1
+VERSION = 2
 SHARD_TOKENS = 1 << 24
 """Tokens of a shard: 32 to 64 MB in every format."""
 LARGEST_SHARD = 1 << 29
 """Tokens whose bytes surely fit the 32-bit offsets of MDS and LitData."""
 ENCODED_AT_ONCE = 1000
-SPOOL, SHARDS = "spool", "shards"
+SPOOL, REPLAY_SPOOL, SHARDS = "spool", "spool-replay", "shards"
 
 
 def export(
     selection: Path | str, *, corpus: Path | str, out: Path | str, formats: Sequence[str] = ("parquet",),
     model: str | None = None, revision: str | None = None, landscape: Path | str | None = None,
-    recipe: Recipe | None = None, sequence_length: int | None = None, shard_tokens: int = SHARD_TOKENS,
+    replay: Path | str | None = None, recipe: Recipe | None = None, sequence_length: int | None = None, shard_tokens: int = SHARD_TOKENS,
     overwrite: bool = False, dry_run: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/FORMAT/, OUT/configs/ (LLaMA-Factory, axolotl, litgpt), OUT/README.md with a picture, OUT/shards.jsonl.
 
     `selection`: the folder of `select`; `corpus`: the prepared folder it was drawn from. `formats`: parquet, jsonl, hf,
     megatron, mds, litdata; the last three hold token ids and need `model`, whose tokenizer must be the corpus' own.
-    `landscape`: landscape.json, for the picture. `recipe`, `sequence_length` (default: the chunk length) go into the
-    configurations. A shard ends as soon as it holds `shard_tokens` tokens. Killed and run again, finished shards stay.
-    UserError: another tokenizer or corpus, a chunk selected twice, nothing selected.
+    `landscape`: landscape.json, for the picture. `replay`: the prepared folder of general text that the selection's
+    replay/ was drawn from; it then stands in the same files, marked as such, in the same share in every shard.
+    `recipe`, `sequence_length` (default: the chunk length) go into the
+    configurations. A shard ends as soon as it holds `shard_tokens` selected tokens. Killed and run again, finished
+    shards stay.
+    UserError: another tokenizer or corpus, a chunk selected twice, nothing selected; replay on one side only.
     """
     chosen, prepared = formats_of(list(formats)), Prepared(corpus)
     names = [f.name for f in chosen]
     facts = read_json(Path(selection) / "selection.json", f"select SCORES --out {selection}")
+    general = _general(Path(selection), facts, prepared, replay)
     if not 1 <= shard_tokens <= LARGEST_SHARD:
         raise UserError(f"shard_tokens = {shard_tokens}: give at least 1, at most {LARGEST_SHARD}.")
     if dry_run:
@@ -64,18 +68,20 @@ def export(
         "sequence_length": length, "shard_tokens": shard_tokens,
     }  # fmt: skip
     inputs: dict[str, Path | str] = {"selection": Path(selection), "corpus": Path(corpus)}
-    inputs |= {"landscape": Path(landscape)} if landscape is not None else {}
+    more = {"landscape": landscape, "replay": replay}
+    inputs |= {name: Path(path) for name, path in more.items() if path is not None}
     with StageFolder(
         Path(out), stage="export", version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as folder:
         if not folder.finished:
-            source = Source(Path(selection), prepared, folder.partial / SPOOL)
-            if (found := int(source.tokens.sum())) != facts["tokens"]:
-                raise UserError(
-                    f"{selection}/selected holds {found:,} tokens, its selection.json says {facts['tokens']:,}."
-                )
-            shards = _write_shards(folder, source, chosen, tokenizer, shard_tokens)
-            run = TrainingRun(model or prepared.facts["model"], facts["tokens"], length, recipe)
+            source = _source(Path(selection), prepared, folder.partial / SPOOL, facts["tokens"])
+            beside = None
+            if general is not None and facts["replay"]["tokens"]:
+                spool = folder.partial / REPLAY_SPOOL
+                beside = _source(Path(selection) / "replay", general, spool, facts["replay"]["tokens"])
+            shards = _write_shards(folder, source, beside, chosen, tokenizer, shard_tokens)
+            replayed = beside.total if beside else 0
+            run = TrainingRun(model or prepared.facts["model"], source.total + replayed, length, recipe, replayed)
             for name, data in configurations(run, names).items():
                 folder.write_bytes(f"configs/{name}", data)
             _write_card(folder, facts, prepared.facts, model_name(run.model), names, shards)
@@ -84,10 +90,36 @@ def export(
     return Path(out)
 
 
+def _general(
+    selection: Path, facts: Mapping[str, Any], prepared: Prepared, replay: Path | str | None
+) -> Prepared | None:
+    """The text to replay. UserError if only one of selection and caller has any, or it has another tokenizer."""
+    if replay is None and facts.get("replay"):
+        raise UserError(
+            f"{selection} holds {facts['replay']['tokens']:,} tokens to replay: pass --replay, the prepared general "
+            "text they were drawn from, or select without them."
+        )
+    if replay is None:
+        return None
+    if not facts.get("replay"):
+        raise UserError(f"{selection} holds nothing to replay: select with --replay and --replay-share.")
+    general = Prepared(replay)
+    prepared.check_tokenizer(general.facts["tokenizer_hash"], f"{general.path} ({general.facts['model']})")
+    return general
+
+
+def _source(selection: Path, prepared: Prepared, spool: Path, tokens: int) -> Source:
+    source = Source(selection, prepared, spool)
+    if source.total != tokens:
+        raise UserError(f"{selection}/selected holds {source.total:,} tokens, its selection.json says {tokens:,}.")
+    return source
+
+
 def _describe(facts: Mapping[str, Any], formats: Sequence[Format], shard_tokens: int) -> str:
     shards = max(1, -(-facts["tokens"] // shard_tokens))
     listed = ", ".join(f.name for f in formats)
-    return f"export would write {facts['tokens']:,} tokens as {listed}, in about {shards:,} shards each"
+    beside = f" and {facts['replay']['tokens']:,} to replay" if facts.get("replay") else ""
+    return f"export would write {facts['tokens']:,} tokens{beside} as {listed}, in about {shards:,} shards each"
 
 
 def _tokenizer(prepared: Prepared, formats: Sequence[Format], model: str | None, revision: str | None) -> Any:
@@ -103,17 +135,26 @@ def _tokenizer(prepared: Prepared, formats: Sequence[Format], model: str | None,
 
 
 def _write_shards(
-    folder: StageFolder, source: Source, formats: Sequence[Format], tokenizer: Any, shard_tokens: int
-) -> list[dict[str, Any]]:
+    folder: StageFolder, source: Source, beside: Source | None, formats: Sequence[Format], tokenizer: Any,
+    shard_tokens: int,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Write every shard that is not there yet, and the files over all of them; the facts of each shard."""
     plan = source.shards(shard_tokens)
     dtype = id_dtype(1 + max(tokenizer.get_vocab().values())) if tokenizer else np.dtype("<i4")
-    shards = []
-    with Progress("export", int(source.tokens.sum())) as progress:
+    shards: list[dict[str, Any]] = []
+    general: Iterator[Row] | None = None
+    total, selected = source.total + (beside.total if beside else 0), 0
+    with Progress("export", total) as progress:
         for i, units in enumerate(plan):
             name = f"{SHARDS}/{i:05d}.json"
+            selected += source.tokens_of(units)
             if not folder.has(name):
-                folder.write_json(name, _write_shard(folder, source, units, formats, tokenizer, (i, len(plan)), dtype))
+                rows = [row for unit in units for row in source.rows(unit)]
+                if beside is not None:
+                    done_rows, done = (sum(s[k] for s in shards) for k in ("replay_rows", "replay_tokens"))
+                    general = general or beside.replayed(done_rows)
+                    rows += until(general, beside.total * selected // source.total - done)
+                folder.write_json(name, _write_shard(folder, rows, formats, tokenizer, (i, len(plan)), dtype))
             shards.append(json.loads((folder.partial / name).read_text()))
             progress.add(shards[-1]["tokens"])
     for form in formats:
@@ -124,10 +165,9 @@ def _write_shards(
 
 
 def _write_shard(
-    folder: StageFolder, source: Source, units: Sequence[Unit], formats: Sequence[Format], tokenizer: Any,
-    place: tuple[int, int], dtype: np.dtype[Any],
+    folder: StageFolder, rows: Sequence[Row], formats: Sequence[Format], tokenizer: Any, place: tuple[int, int],
+    dtype: np.dtype[Any],
 ) -> dict[str, Any]:  # fmt: skip
-    rows = [row for unit in units for row in source.rows(unit)]
     shard = Shard(*place, rows, _encode(tokenizer, rows) if tokenizer else (), dtype)
     files: dict[str, dict[str, int]] = {}
     for form in formats:
@@ -137,7 +177,8 @@ def _write_shard(
         files[form.name] = {name: len(data) for name, data in written.items()}
     return {
         "shard": shard.index, "rows": len(rows), "chunks": sum(len(r.cuts) for r in rows),
-        "tokens": sum(r.tokens for r in rows), "text_sum": text_sum(t for r in rows for t in r.chunks),
+        "tokens": sum(r.tokens for r in rows), "replay_rows": sum(r.replay for r in rows),
+        "replay_tokens": sum(r.tokens for r in rows if r.replay), "text_sum": text_sum(t for r in rows for t in r.chunks),
         "token_sum": token_sum(shard.ids) if tokenizer else None, "files": files,
         "input_files": sorted({r.file for r in rows}),
     }  # fmt: skip
@@ -169,6 +210,7 @@ def _write_card(
         selection=facts, corpus=corpus, model=model, formats=formats, selection_hash=folder.inputs["selection"],
         rows=sum(s["rows"] for s in shards), chunks=sum(s["chunks"] for s in shards),
         text_sum=_total(shards, "text_sum") or "", token_sum=_total(shards, "token_sum"),
+        replay_tokens=sum(s["replay_tokens"] for s in shards),
     )  # fmt: skip
     folder.write_text("README.md", card.text())
 
@@ -202,9 +244,9 @@ def _picture(selection: Path, facts: Mapping[str, Any], landscape: Path | str | 
 
 def _finish(folder: StageFolder, shards: Sequence[Mapping[str, Any]]) -> None:
     folder.write_jsonl("shards.jsonl", shards)
-    for scratch in (SPOOL, SHARDS):
-        shutil.rmtree(folder.partial / scratch)
-    chunks, rows, tokens = (sum(s[name] for s in shards) for name in ("chunks", "rows", "tokens"))
-    sums = {name: _total(shards, name) for name in ("text_sum", "token_sum")}
-    counts = {"in": chunks, "out": chunks, "rejected": {}, "rows": rows, "tokens": tokens, "shards": len(shards)}
+    for scratch in (SPOOL, REPLAY_SPOOL, SHARDS):
+        shutil.rmtree(folder.partial / scratch, ignore_errors=True)
+    totals = {name: sum(s[name] for s in shards) for name in ("rows", "tokens", "replay_rows", "replay_tokens")}
+    chunks, sums = sum(s["chunks"] for s in shards), {name: _total(shards, name) for name in ("text_sum", "token_sum")}
+    counts = {"in": chunks, "out": chunks, "rejected": {}, **totals, "shards": len(shards)}
     folder.finish(counts | {"facts": sums})

@@ -130,7 +130,7 @@ def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
     """Read the score table; rows without a usable score are left out and counted by reason."""
     more = (PROBE,) if all(has_column(f, PROBE) for f in files) else ()
     columns = (*_NUMBERS, "source", *more, *(_PLACE if with_place else ()))
-    table, bad = usable(pa.concat_tables([_read(f, columns) for f in files]))
+    table, _, bad = usable(pa.concat_tables([_read(f, columns) for f in files]))
     rejected = {} if bad is None else Counter(bad[bad != ""].tolist())
     if not table.num_rows:
         raise UserError(f"{files[0].parent} holds no chunk with a finite score ({dict(rejected)}).")

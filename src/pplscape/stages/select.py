@@ -86,7 +86,7 @@ def select(
     _check_names(strategy, form, law, target_mean, target_std, scale)
     if (replay is None) != (replay_share == 0):
         raise UserError("--replay names the general text and --replay-share how much of it: give both or neither.")
-    exporting = _exporting(formats, corpus, model)
+    exporting = _exporting(formats, corpus, model, replay)
     given = {"scores": scores, "law": law, "corpus": corpus, "contains": contains, "replay": replay}
     tables = _tables(runs)
     inputs: dict[str, Path | str] = {k: _existing(k, Path(v)) for k, v in given.items() if v is not None}
@@ -121,6 +121,8 @@ def select(
             prepared = None if corpus is None else Prepared(Path(corpus))
             if prepared is not None:
                 _check_corpus(table, folder.inputs["corpus"], Path(corpus or ""))
+            if replay is not None:
+                _check_general(table, Prepared(replay))
             if contains is not None:
                 options = replace(options, contained=read_contained(Path(contains), whole_documents))
             if options.grouped:
@@ -148,7 +150,9 @@ def select(
     return Path(out)
 
 
-def _exporting(formats: Sequence[str], corpus: Path | str | None, model: str | None) -> Callable[[Path, bool], None]:
+def _exporting(
+    formats: Sequence[str], corpus: Path | str | None, model: str | None, replay: Path | str | None
+) -> Callable[[Path, bool], None]:
     """What exports the finished folder; nothing without formats. UserError, before any work, for unknown ones."""
     if not formats:
         return lambda out, overwrite: None
@@ -162,7 +166,9 @@ def _exporting(formats: Sequence[str], corpus: Path | str | None, model: str | N
         raise UserError(f"{', '.join(needing)} hold token ids: pass --model, whose tokenizer makes them.")
 
     def write(out: Path, overwrite: bool) -> None:
-        export(out, corpus=corpus, out=out / EXPORT, formats=formats, model=model, overwrite=overwrite)
+        export(
+            out, corpus=corpus, out=out / EXPORT, formats=formats, model=model, replay=replay, overwrite=overwrite
+        )
 
     return write
 
@@ -179,6 +185,16 @@ def _check_corpus(table: Scores, prepared: str, corpus: Path) -> None:
         raise UserError(
             f"{corpus} is not the corpus these scores were made of, or has been prepared again since: "
             "pass the prepared folder that was scored, or score it again."
+        )
+
+
+def _check_general(table: Scores, general: Prepared) -> None:
+    """UserError if the tokens to replay were counted by another tokenizer than those of the scores."""
+    scored = table.manifest.get("counts", {}).get("facts", {}).get("tokenizer")
+    if scored is not None and scored != general.facts["tokenizer_hash"]:
+        raise UserError(
+            f"{general.path} was cut with the tokenizer of {general.facts['model']}, the scored chunks with another: "
+            "prepare the general text again with the scores' model."
         )
 
 
