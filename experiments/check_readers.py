@@ -1,7 +1,8 @@
 """Do the training programs' own readers return exactly the chunks that were selected?
 
-Exports a selection with repeats of this repository's own text in every format, then lets each library read it, compares
-count and sum of token ids (or texts), and lists what was installed. The libraries need environments of their own:
+Exports a selection with repeats of this repository's own text, and text to replay beside it, in every format, then lets
+each library read it, compares count and sum of token ids (or texts), and lists what was installed. The libraries need
+environments of their own:
 
     python experiments/check_readers.py make DIR                          # with pplscape installed
     PYTHONPATH=src ENV/bin/python experiments/check_readers.py read DIR datasets megatron-core ...
@@ -29,14 +30,16 @@ from pplscape.formats.content import text_sum, token_sum
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "src/pplscape/embedded/base-2.6m"
-CHUNK_TOKENS, SHARD_TOKENS = 128, 60_000
+REPLAYED = "replay/selected/part-00000.parquet"
+CHUNK_TOKENS, SHARD_TOKENS, REPLAY_SHARE = 128, 60_000, 0.1
 
 
 # --- the export ---
 
 
 def make(work: Path) -> None:
-    """prepare, score (a bigram engine: only the tokenizer matters here), select, give every third chunk a repeat."""
+    """prepare, score (a bigram engine: only the tokenizer matters here), select with a tenth of experiments' text to
+    replay, give every third chunk a repeat."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -56,8 +59,13 @@ def make(work: Path) -> None:
         [*files, str(many_scripts)], model=model, out=work / "prepared", chunk_tokens=CHUNK_TOKENS, min_tokens=16,
         near_duplicates="keep", valid=2000, test=2000,
     )  # fmt: skip
+    general = [str(p) for p in sorted((ROOT / "experiments").rglob("*.py"))]
+    prepare(general, model=model, out=work / "general", chunk_tokens=CHUNK_TOKENS, min_tokens=16, valid=0, test=0)
     score(work / "prepared", model=model, out=work / "scores", engine="fake")
-    drawn = select(work / "scores", strategy="random", budget="60%", out=work / "drawn", corpus=work / "prepared")
+    drawn = select(
+        work / "scores", strategy="random", budget="60%", out=work / "drawn", corpus=work / "prepared",
+        replay=work / "general", replay_share=REPLAY_SHARE,
+    )  # fmt: skip
     table = pa.concat_tables([pq.read_table(p) for p in sorted((drawn / "selected").iterdir())])
     repeats = [1 + (i % 3 == 0) + (i % 9 == 0) for i in range(table.num_rows)]
     at = table.schema.get_field_index("repeats")
@@ -67,10 +75,12 @@ def make(work: Path) -> None:
     with StageFolder(work / "selection", stage="select", version=0, config={}, inputs={"drawn": drawn}) as folder:
         if not folder.finished:
             folder.write_table("selected/part-00000.parquet", table)
+            folder.write_table(REPLAYED, pq.read_table(drawn / REPLAYED))
             folder.write_json("selection.json", facts)
             folder.finish({"in": len(table), "out": len(table), "rejected": {}})
     export(
-        work / "selection", corpus=work / "prepared", out=work / "export", model=model, shard_tokens=SHARD_TOKENS,
+        work / "selection", corpus=work / "prepared", replay=work / "general", out=work / "export", model=model,
+        shard_tokens=SHARD_TOKENS,
         formats=["parquet", "jsonl", "hf", "megatron", "mds", "litdata"], recipe=Recipe(step_tokens=2048),
     )  # fmt: skip
 
@@ -82,12 +92,15 @@ def expect(work: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
     from tokenizers import Tokenizer
 
-    table = pq.read_table(work / "selection/selected/part-00000.parquet")
-    texts = {}
-    for file in sorted((work / "prepared/documents/pool").glob("*.parquet")):
-        texts |= {r["doc_id"]: r["text"] for r in pq.read_table(file, columns=["doc_id", "text"]).to_pylist()}
-    chunks = [r for r in table.to_pylist() for _ in range(r["repeats"])]
-    cut = [texts[r["doc_id"]][r["char_start"] : r["char_end"]] for r in chunks]
+    chunks: list[dict[str, Any]] = []
+    cut: list[str] = []
+    for corpus, selected in (("prepared", "selected/part-00000.parquet"), ("general", REPLAYED)):
+        texts = {}
+        for file in sorted((work / corpus / "documents/pool").glob("*.parquet")):
+            texts |= {r["doc_id"]: r["text"] for r in pq.read_table(file, columns=["doc_id", "text"]).to_pylist()}
+        of = [r for r in pq.read_table(work / "selection" / selected).to_pylist() for _ in range(r["repeats"])]
+        cut += [texts[r["doc_id"]][r["char_start"] : r["char_end"]] for r in of]
+        chunks += of
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     ids = [tokenizer.encode(t, add_special_tokens=False).ids for t in cut]
     return {
@@ -241,21 +254,38 @@ def read_llamafactory(out: Path, expected: dict[str, Any]) -> str:
 
 
 def read_axolotl(out: Path, expected: dict[str, Any]) -> str:
-    """axolotl's own schema on the configuration as it was written."""
-    import yaml
-    from axolotl.utils.schemas.config import AxolotlInputConfig
+    """axolotl's own schema and data pipeline on the configuration as it was written, but for bfloat16."""
+    os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
+    from axolotl.cli.args import PreprocessCliArgs
+    from axolotl.cli.config import load_cfg
+    from axolotl.common.datasets import load_datasets
+    from axolotl.loaders import load_tokenizer
 
-    config = yaml.safe_load((out / "configs/axolotl.yaml").read_text())
-    AxolotlInputConfig(**config)
-    return "AxolotlInputConfig accepts the configuration; the data pipeline was not run"
+    os.chdir(out)
+    scratch = str(out.parent / "axolotl-prepared")
+    config = load_cfg("configs/axolotl.yaml", bf16=False, dataset_prepared_path=scratch)
+    data = load_datasets(cfg=config, cli_args=PreprocessCliArgs()).train_dataset
+    tokenizer, length = load_tokenizer(config), config.sequence_len
+    rows = [r for f in sorted((out / "jsonl").iterdir()) for r in map(json.loads, f.read_text("utf-8").splitlines())]
+    same("tokens of the rows", sum(r["tokens"] for r in rows), expected["tokens"])
+    plain = [tokenizer(r["text"], add_special_tokens=False)["input_ids"] for r in rows]
+    encoded = [[*ids, tokenizer.eos_token_id] for ids in plain]
+    blocks = [ids[i : i + length] for ids in encoded for i in range(0, len(ids), length)]
+    alone = [b for b in blocks if len(b) == 1]  # the end token of a row that fills its last piece
+    same("pieces of one token", {b[0] for b in alone} <= {tokenizer.eos_token_id}, True)
+    read = sorted(map(list, data["input_ids"]))
+    same("pieces", read == sorted(b for b in blocks if len(b) > 1), True)
+    return (
+        f"load_cfg, load_datasets: {len(read):,} pieces of at most {length}, ids those of the rows, each with an end "
+        f"token but {len(alone):,} that fill their last piece; rows encoded whole have "
+        f"{sum(map(len, plain)) / expected['tokens'] - 1:+.2%} tokens"
+    )
 
 
 READERS: dict[str, Callable[[Path, dict[str, Any]], str]] = {
     "datasets": read_datasets, "megatron-core": read_megatron, "mosaicml-streaming": read_mds, "litgpt": read_litgpt,
     "llamafactory": read_llamafactory, "axolotl": read_axolotl,
 }  # fmt: skip
-
-NOT_INSTALLED = {"axolotl": "not installed: 0.19 requires bitsandbytes, triton, xformers and other packages for CUDA"}
 
 
 def read(work: Path, names: list[str]) -> None:
@@ -266,7 +296,7 @@ def read(work: Path, names: list[str]) -> None:
             "reader": name,
             "version": "",
             "result": "unchecked",
-            "what": NOT_INSTALLED.get(name, "not installed"),
+            "what": "not installed",
         }
         try:
             result["version"] = metadata.version(name)
@@ -290,7 +320,8 @@ def table(work: Path) -> str:
     lines = [
         "# Exports read back by the training programs' own readers", "",
         "One selection of this repository's own text and of rows in many scripts, exported in every format and read by "
-        f"the libraries themselves: {expected['chunks']:,} chunks with repeats, {expected['tokens']:,} tokens (embedded"
+        f"the libraries themselves: {expected['chunks']:,} chunks with repeats and replayed ones (a tenth of the "
+        f"tokens without repeats), {expected['tokens']:,} tokens (embedded"
         " model's tokenizer). *ok*: count and sum of texts or token ids equal those computed from the prepared corpus "
         "and `selected/` alone. Made by `experiments/check_readers.py`.", "",
         "| reader | version | result | what was read |", "|---|---|---|---|",

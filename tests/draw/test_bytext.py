@@ -20,13 +20,14 @@ from pplscape.draw import keys as keys_module
 from pplscape.draw import scores as scores_module
 from pplscape.draw.census import take_census
 from pplscape.draw.describe import frame_of
+from pplscape.draw.documents import by_document, write_documents
 from pplscape.draw.keys import Keys, names_of
 from pplscape.draw.options import Options
 from pplscape.draw.permanent import hash_documents
 from pplscape.draw.pool import Pool
 from pplscape.draw.scores import Scores
 from pplscape.draw.strategies import BY_TEXT, draw
-from pplscape.draw.stream import carry_out, read_selected
+from pplscape.draw.stream import carry_out, carry_out_whole, read_selected
 from pplscape.errors import UserError
 
 N = 12_000
@@ -113,6 +114,34 @@ def test_same_chunks_whatever_parts_batches_and_workers(
                 assert len(taken.draw.times) < 0.8 * N, "most chunks are decided while they stream by"
     reasons = set(pool.table(drawn)["reason"].to_pylist())
     assert reasons == {name}
+
+
+@pytest.mark.parametrize("name", BY_TEXT)
+def test_whole_documents_by_the_mean_of_their_keys(
+    name: str, table: pa.Table, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores_module, "UNIT_ROWS", 3000)
+    means = [np.average(pool.key[pool.doc == d], weights=pool.length[pool.doc == d]) for d in range(pool.doc[-1] + 1)]
+    documents, of = by_document(pool)
+    np.testing.assert_allclose(documents.key, means, rtol=1e-6, atol=1e-6)
+    budget, found = pool.tokens // 7, []
+    wanted = draw(name, documents, budget, 5)
+    for parts, workers, batch in ((1, 1, 10**6), (7, 2, 777)):
+        scores = Scores.read(write(tmp_path / f"s{parts}", table, parts, False), workers, batch)
+        scores = scores.keyed(keys_of(tmp_path / f"keys{parts}", table, parts))
+        scratch, out = tmp_path / f"d{parts}", tmp_path / f"o{parts}"
+        census, whole = take_census(scores), write_documents(scores, scratch)
+        taken = carry_out_whole(
+            scores, census, whole, take_census(whole), name, budget, 5, Options(), frame_of(census), out, scratch
+        )
+        found.append(read_selected(out))
+        assert taken.tally.tokens == spent(documents, wanted)
+        assert 0 <= budget - taken.tally.tokens < documents.longest
+    assert found[0].equals(found[1])
+    rows = wanted.times[of] > 0
+    names = pool.doc_names.take(pa.array(pool.doc[rows]))
+    chosen = list(zip(names.to_pylist(), pool.chunk_index[rows].tolist(), strict=True))
+    assert list(zip(*(found[0][c].to_pylist() for c in ("doc_id", "chunk_index")), strict=True)) == chosen
 
 
 @pytest.mark.parametrize("name", BY_TEXT)

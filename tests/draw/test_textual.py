@@ -159,6 +159,13 @@ def test_select_unigram(corpora: tuple[Path, Path], tiny_tokenizer_dir: Path, tm
     assert set(taken["reason"].to_pylist()) == {"unigram"}
     assert not (first / textual.FOLDER).exists()
     assert list((first / "subset").iterdir())
+    whole = select(
+        tmp_path / "s1", corpus=corpora[0], out=tmp_path / "w", whole_documents=True, **told | {"budget": "70%"}
+    )
+    names = read_selected(whole)["doc_id"].to_pylist()
+    assert Counter(names) == {
+        d: n for d, n in Counter(pool_of(corpora[0])[0]["doc_id"].to_pylist()).items() if d in names
+    }
 
 
 def test_select_dsir_draws_towards_the_target(corpora: tuple[Path, Path], tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +130,37 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(
     out = export(world.selection, **options)
     rewritten = [p for p, t in before.items() if (out / "parquet" / p.name).stat().st_mtime_ns != t]
     assert len(rewritten) <= len(before) - len(done)
+    mine, whole = files_of(out), files_of(exported)
+    del mine["manifest.json"], whole["manifest.json"]
+    assert mine == whole
+
+
+def test_sigkill_while_a_shard_is_written(world: World, exported: Path, tmp_path: Path) -> None:
+    """A process that is killed outright, in the middle of a file; run again, the bytes of an undisturbed export."""
+    out = tmp_path / "out"
+    told = (
+        f"corpus={str(world.prepared)!r}, formats={list(FORMATS)!r}, model={str(world.tokenizer)!r}, out={str(out)!r}"
+    )
+    code = f"""
+import os, signal
+from pplscape import manifest
+from pplscape.stages.export import export
+replaced, calls = os.replace, []
+def killed(source, target):
+    calls.append(target)
+    if len(calls) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replaced(source, target)
+os.replace = killed
+export({str(world.selection)!r}, shard_tokens={SHARD_TOKENS}, {told})
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert sorted((tmp_path / "out.partial/shards").glob("*.json"))
+    assert not out.exists()
+    export(
+        world.selection, corpus=world.prepared, formats=list(FORMATS), model=str(world.tokenizer), out=out,
+        shard_tokens=SHARD_TOKENS,
+    )  # fmt: skip
     mine, whole = files_of(out), files_of(exported)
     del mine["manifest.json"], whole["manifest.json"]
     assert mine == whole

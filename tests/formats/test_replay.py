@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -72,7 +73,7 @@ def exported(world: World, replayed: Replayed, tmp_path_factory: pytest.TempPath
 
 def chunks_of(rows: list[dict[str, Any]], replay: bool) -> Counter[str]:
     cut = [(r["text"], [0, *r["cuts"]]) for r in rows if r["replay"] == replay]
-    return Counter(t[a:b] for t, ends in cut for a, b in zip(ends, ends[1:], strict=False))
+    return Counter(t[a:b] for t, ends in cut for a, b in itertools.pairwise(ends))
 
 
 def test_nothing_is_lost_and_nothing_mixed_up(world: World, replayed: Replayed, exported: Path) -> None:
@@ -162,7 +163,7 @@ def test_one_side_only_is_refused(world: World, replayed: Replayed, tmp_path: Pa
     with StageFolder(other, stage="prepare", version=1, config={}, inputs={}) as stage:
         facts = Prepared(replayed.general).facts | {"tokenizer_hash": "another"}
         stage.finish({"in": 0, "out": 0, "rejected": {}, "facts": facts})
-    with pytest.raises(UserError, match="differs from that of .*other"):
+    with pytest.raises(UserError, match=r"differs from that of .*other"):
         export(replayed.selection, replay=other, **told)
     nothing = facts_of(world.tokens, replay={"share": 1e-9, "tokens": 0})
     table = selected_table(Prepared(world.prepared).chunks("pool").to_pylist(), world.repeats)

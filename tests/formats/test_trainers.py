@@ -58,7 +58,9 @@ def test_paths_and_numbers(world: World, exported: Path) -> None:
     litgpt = load(exported / "configs/litgpt.yaml")
     entry = json.loads((exported / llama["dataset_dir"] / "dataset_info.json").read_text())[llama["dataset"]]
     assert (exported / llama["dataset_dir"] / entry["file_name"]).resolve() == exported / "parquet"
-    assert (exported / axolotl["datasets"][0]["path"] / "part-00000.parquet").exists()
+    (entry,) = axolotl["datasets"]
+    assert [list(exported.glob(files)) for files in entry["data_files"]] == [list((exported / "parquet").iterdir())]
+    assert (exported / entry["path"]).is_dir()
     assert (exported / litgpt["data"]["init_args"]["data_path"] / "index.json").exists()
     models = {llama["model_name_or_path"], axolotl["base_model"], litgpt["initial_checkpoint_dir"]}
     assert models == {str(world.tokenizer)}

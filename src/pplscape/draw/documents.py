@@ -2,7 +2,8 @@
 
 A document's score is the token-weighted mean of its chunks' log-perplexities: sum of nll over sum of scored tokens, as
 if it were one long chunk. Every strategy then works on documents as it does on chunks; moments, bins and losses are
-counted over the chunks that are taken. Sums of nll are kept in whole steps of 2^-20 nats, exact in any order.
+counted over the chunks that are taken. What the text gave the chunks (`keys`) is averaged over their tokens. Sums of
+nll and keys are kept in whole steps of 2^-20, exact in any order.
 
 The chunks of a document must stand together in the score files, as `score` writes them: a document that occurs again
 further on is refused as one that occurs twice.
@@ -10,7 +11,8 @@ further on is refused as one that occurs twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pplscape.draw.permanent import hash_documents
+from pplscape.draw.keys import Keys
+from pplscape.draw.permanent import hash_documents, names_of
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.rule import Mask, Rule, Times
 from pplscape.draw.scores import Rows, Scores, Unit
 from pplscape.errors import UserError
 from pplscape.manifest import cannot_write
 from pplscape.schema import SCORES
+from pplscape.statistics import Floats
 
 STEP = 2.0**-20
 """Nats; a chunk's sum is rounded to whole steps, an error below 1e-8 nats/token."""
 Columns = dict[str, Any]
+Named = tuple[NDArray[np.uint64], Floats]
+"""Bits of documents' names, and their keys."""
 
 
 def write_documents(scores: Scores, folder: Path) -> Scores:
@@ -41,20 +47,26 @@ def write_documents(scores: Scores, folder: Path) -> Scores:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("part-*"):
         path.unlink()
+    keys, written = None, _write_all(scores, folder)
+    if scores.keys is not None:
+        keys = Keys.write(folder, scores.rows, written)
+    deque(written, maxlen=0)
+    try:
+        documents = Scores.read(folder, scores.workers)
+    except UserError as error:
+        raise UserError("None of the scored chunks has a finite score; nothing can be selected.") from error
+    return replace(documents, manifest=scores.manifest, reads_ids=scores.reads_ids, documents=True, keys=keys)
+
+
+def _write_all(scores: Scores, folder: Path) -> Iterator[Named]:
+    """Write part after part; yields what is known of the keys of each."""
     pending: Columns | None = None
     for number, found in enumerate(scores.map(_documents_of)):
         if pending is not None:
             found = _joined(pending, found)
         pending, done = _last(found), _all_but_last(found)
-        _write(done, folder / f"part-{number:05d}.parquet")
-    if pending is not None:
-        _write(pending, folder / f"part-{len(scores.units):05d}.parquet")
-    try:
-        return replace(
-            Scores.read(folder, scores.workers), manifest=scores.manifest, reads_ids=scores.reads_ids, documents=True
-        )
-    except UserError as error:
-        raise UserError("None of the scored chunks has a finite score; nothing can be selected.") from error
+        yield _write(done, folder / f"part-{number:05d}.parquet")
+    yield _write(pending, folder / f"part-{len(scores.units):05d}.parquet")
 
 
 def _documents_of(scores: Scores, unit: Unit) -> Columns | None:
@@ -74,9 +86,13 @@ def _columns(batch: pa.RecordBatch, rows: Rows) -> Columns:
         "doc": rows.doc, "doc_id": batch["doc_id"].cast(pa.string()),
         "source": pa.array(rows.names, pa.string()).take(pa.array(rows.source)),
         "char_start": _numbers(batch, "char_start"), "char_end": _numbers(batch, "char_end"),
-        "length": rows.length, "n_tokens": _numbers(batch, "n_tokens"),
-        "steps": np.rint(np.asarray(batch["nll_sum"]) / STEP).astype(np.int64),
+        "length": rows.length, "n_tokens": _numbers(batch, "n_tokens"), "steps": _steps(np.asarray(batch["nll_sum"])),
+        **({"key_steps": _steps(rows.key * rows.length)} if len(rows.key) else {}),
     }  # fmt: skip
+
+
+def _steps(sums: Floats) -> NDArray[np.int64]:
+    return np.rint(sums / STEP).astype(np.int64)
 
 
 def _numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.int64]:
@@ -85,6 +101,9 @@ def _numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.int64]:
 
 def _concatenate(parts: list[Any]) -> Any:
     return pa.concat_arrays(parts) if isinstance(parts[0], pa.Array) else np.concatenate(parts)
+
+
+SUMS = ("length", "n_tokens", "steps", "key_steps")
 
 
 def _runs(columns: Columns) -> Columns:
@@ -97,7 +116,7 @@ def _runs(columns: Columns) -> Columns:
         "doc": doc[first], "doc_id": columns["doc_id"].take(at), "source": columns["source"].take(at),
         "char_start": np.minimum.reduceat(columns["char_start"], first),
         "char_end": np.maximum.reduceat(columns["char_end"], first),
-        **{name: np.add.reduceat(columns[name], first) for name in ("length", "n_tokens", "steps")},
+        **{name: np.add.reduceat(columns[name], first) for name in SUMS if name in columns},
     } if len(last) < len(doc) else columns  # fmt: skip
 
 
@@ -116,9 +135,9 @@ def _all_but_last(found: Columns | None) -> Columns | None:
     return None if found is None else {name: c[: len(c) - 1] for name, c in found.items()}
 
 
-def _write(columns: Columns | None, path: Path) -> None:
+def _write(columns: Columns | None, path: Path) -> Named:
     if columns is None or not len(columns["doc"]):
-        return
+        return np.empty(0, np.uint64), np.empty(0)
     zeros = np.zeros(len(columns["doc"]), dtype=np.int32)
     of: Mapping[str, Any] = {
         **columns, "chunk_index": zeros, "n_bytes": zeros, "nll_sum": columns["steps"] * STEP,
@@ -128,6 +147,8 @@ def _write(columns: Columns | None, path: Path) -> None:
         pq.write_table(table, path, compression="zstd")
     except OSError as error:
         raise cannot_write(path, error) from error
+    key = columns["key_steps"] * STEP / columns["length"] if "key_steps" in columns else np.empty(0)
+    return names_of(columns["doc"], zeros), key
 
 
 class OfDocuments(Rule):
@@ -184,4 +205,7 @@ def by_document(pool: Pool) -> tuple[Pool, NDArray[np.intp]]:
         pool.subset(first), chunk_index=np.zeros(len(first), dtype=np.int64), length=tokens, x=x,
         char_end=np.maximum.reduceat(pool.char_end, first),
     )  # fmt: skip
+    if len(pool.key):
+        key = np.add.reduceat(_steps(pool.key * pool.length), first) * STEP / tokens
+        documents = replace(documents, key=key)
     return documents, of

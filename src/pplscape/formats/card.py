@@ -76,8 +76,8 @@ class Card:
         share = percent(s["tokens"] / s["pool_tokens"], 1)
         beside = (
             f" With them stand {self.replay_tokens:,} tokens of general text to replay, "
-            f"{percent(self.replay_tokens / (self.replay_tokens + s['tokens']), 1)} of all (`replay` in the rows), which "
-            "the counts of chunks and rows and the sums below include."
+            f"{percent(self.replay_tokens / (self.replay_tokens + s['tokens']), 1)} of all (`replay` in the rows), "
+            "which the counts of chunks and rows and the sums below include."
         )
         return (
             f"{s['tokens']:,} of {s['pool_tokens']:,} tokens ({share}) of a corpus, in {self.chunks:,} chunks of at "

@@ -5,8 +5,8 @@ training takes them (`training.texts.with_repeats`) but for the shuffle, which t
 is (copy, part of the prepared corpus), a pure function of the inputs, so that an export resumes at any shard. In
 memory: `text.chosen`, and one part of text.
 
-Replayed rows are spread evenly over the shards of the selection, because trainers mix what lies in one shard better than
-what lies in several: after any shard the replayed tokens are the same share as after all, to within one row.
+Replayed rows are spread evenly over the shards of the selection, because trainers mix what lies in one shard better
+than what lies in several: after any shard the replayed tokens are the same share as after all, to within one row.
 """
 
 from __future__ import annotations
@@ -82,10 +82,11 @@ class Source:
                 document = {name: table[name][i].as_py() for name in table.column_names}
                 yield from _rows(document, sorted(chosen[doc_id]), copy)
 
-
     def replayed(self, skip: int) -> Iterator[Row]:
         """All rows but the first `skip`, marked as replayed."""
-        return (replace(row, replay=True) for row in islice(chain.from_iterable(map(self.rows, self.units)), skip, None))
+        return (
+            replace(row, replay=True) for row in islice(chain.from_iterable(map(self.rows, self.units)), skip, None)
+        )
 
 
 def until(rows: Iterator[Row], tokens: int) -> list[Row]:

@@ -124,18 +124,20 @@ def llamafactory(run: TrainingRun, data: str) -> Files:
 def axolotl(run: TrainingRun, data: str) -> Files:
     """A configuration for `axolotl train`; `data`: folder of Parquet or JSONL."""
     kind = "json" if data == "jsonl" else data
+    # axolotl takes a folder that is called parquet for the name of a format, unless it is told the files as well.
+    entry = {
+        "path": data, "data_files": [f"{data}/part-*.{data}"], "ds_type": kind, "split": "train", "type": "completion",
+        "field": "text",
+    }  # fmt: skip
     config = {
         "base_model": run.target,
-        "datasets": [{"path": data, "ds_type": kind, "split": "train", "type": "completion", "field": "text"}],
+        "datasets": [entry],
         "sequence_len": run.sequence_length, "sample_packing": True, "pad_to_sequence_len": True, "val_set_size": 0.0,
         "dataset_prepared_path": "out/axolotl-prepared", "output_dir": "out/axolotl",
         "micro_batch_size": run.micro_batch, "num_epochs": 1, "optimizer": "adamw_torch_fused", **run.shared,
         "bf16": "auto", "logging_steps": 1,
     }  # fmt: skip
-    head = (
-        "In the folder of this export: axolotl train configs/axolotl.yaml\n"
-        f"{run.told}, one device."
-    )
+    head = f"In the folder of this export: axolotl train configs/axolotl.yaml\n{run.told}, one device."
     return {"axolotl.yaml": _yaml(head, config)}
 
 

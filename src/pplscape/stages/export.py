@@ -38,8 +38,8 @@ SPOOL, REPLAY_SPOOL, SHARDS = "spool", "spool-replay", "shards"
 def export(
     selection: Path | str, *, corpus: Path | str, out: Path | str, formats: Sequence[str] = ("parquet",),
     model: str | None = None, revision: str | None = None, landscape: Path | str | None = None,
-    replay: Path | str | None = None, recipe: Recipe | None = None, sequence_length: int | None = None, shard_tokens: int = SHARD_TOKENS,
-    overwrite: bool = False, dry_run: bool = False,
+    replay: Path | str | None = None, recipe: Recipe | None = None, sequence_length: int | None = None,
+    shard_tokens: int = SHARD_TOKENS, overwrite: bool = False, dry_run: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/FORMAT/, OUT/configs/ (LLaMA-Factory, axolotl, litgpt), OUT/README.md with a picture, OUT/shards.jsonl.
 
@@ -47,9 +47,8 @@ def export(
     megatron, mds, litdata; the last three hold token ids and need `model`, whose tokenizer must be the corpus' own.
     `landscape`: landscape.json, for the picture. `replay`: the prepared folder of general text that the selection's
     replay/ was drawn from; it then stands in the same files, marked as such, in the same share in every shard.
-    `recipe`, `sequence_length` (default: the chunk length) go into the
-    configurations. A shard ends as soon as it holds `shard_tokens` selected tokens. Killed and run again, finished
-    shards stay.
+    `recipe`, `sequence_length` (default: the chunk length) go into the configurations. A shard ends as soon as it holds
+    `shard_tokens` selected tokens. Killed and run again, finished shards stay.
     UserError: another tokenizer or corpus, a chunk selected twice, nothing selected; replay on one side only.
     """
     chosen, prepared = formats_of(list(formats)), Prepared(corpus)
@@ -178,7 +177,8 @@ def _write_shard(
     return {
         "shard": shard.index, "rows": len(rows), "chunks": sum(len(r.cuts) for r in rows),
         "tokens": sum(r.tokens for r in rows), "replay_rows": sum(r.replay for r in rows),
-        "replay_tokens": sum(r.tokens for r in rows if r.replay), "text_sum": text_sum(t for r in rows for t in r.chunks),
+        "replay_tokens": sum(r.tokens for r in rows if r.replay),
+        "text_sum": text_sum(t for r in rows for t in r.chunks),
         "token_sum": token_sum(shard.ids) if tokenizer else None, "files": files,
         "input_files": sorted({r.file for r in rows}),
     }  # fmt: skip

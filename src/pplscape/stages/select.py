@@ -102,8 +102,6 @@ def select(
     if strategy == "learnable" and whole_documents:
         raise UserError("Strategy learnable ranks chunks by their learnability; it cannot take whole documents.")
     if strategy in BY_TEXT:
-        if whole_documents:
-            raise UserError(f"Strategy {strategy} ranks chunks by their text; it cannot take whole documents.")
         if corpus is None:
             raise UserError(f"Strategy {strategy} reads the text: pass --corpus, the prepared folder that was scored.")
         inputs |= identities("target", target)
@@ -166,9 +164,7 @@ def _exporting(
         raise UserError(f"{', '.join(needing)} hold token ids: pass --model, whose tokenizer makes them.")
 
     def write(out: Path, overwrite: bool) -> None:
-        export(
-            out, corpus=corpus, out=out / EXPORT, formats=formats, model=model, replay=replay, overwrite=overwrite
-        )
+        export(out, corpus=corpus, out=out / EXPORT, formats=formats, model=model, replay=replay, overwrite=overwrite)
 
     return write
 
