@@ -63,8 +63,11 @@ def taken(scores, name, budget, seed, told, out, whole):
     return {(r["doc_id"], r["chunk_index"]): r["repeats"] for r in read_selected(out).to_pylist()}
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["chunks", "documents"])
-@pytest.mark.parametrize("name", [s for s in STRATEGIES if s != "full"])
+CASES = [(s, True) for s in STRATEGIES if s != "full"] + [(s, False) for s in ("high", *BY_TEXT)]
+"""Whole documents or not: `test_groups` and `test_nesting` have the other strategies' chunks."""
+
+
+@pytest.mark.parametrize(("name", "whole"), CASES)
 def test_all_at_once(name, whole, scores, keyed, tmp_path):
     source = keyed if name in BY_TEXT else scores
     unit = 8 * LONGEST if whole else LONGEST

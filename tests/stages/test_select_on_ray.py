@@ -59,7 +59,7 @@ def test_same_files_whoever_reads(
     options = {"strategy": strategy, **STRATEGIES[strategy]}
     if "law" in options:
         options |= {"law": fitted[options["law"]], "runs": fitted["good runs"]}
-    ways: list[dict[str, Any]] = [{"workers": n} for n in (1, 2, 5)] + [{"executor": "ray", "workers": 2}]
+    ways: list[dict[str, Any]] = [{"workers": n} for n in (1, 2, 5, 100)] + [{"executor": "ray", "workers": 2}]
     for way in ways:
         run(scores, tmp_path / str(way), **options, **way)
     first, *others = (contents(tmp_path / str(way)) for way in ways)

@@ -326,7 +326,8 @@ def checked(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Rows, NDArray[np.str
     if not pa.types.is_dictionary(column.type) or column.null_count:
         column = column.cast(pa.string()).fill_null("").dictionary_encode()
     source, names = column.indices.to_numpy().astype(np.int64), tuple(column.dictionary.to_pylist())
-    return kept, Rows(x, whole(kept, "length"), source, names, learnability=learnability(kept)), bad
+    rows = Rows(x, whole(kept, "length"), source, names, learnability=learnability(kept))
+    return kept, rows, bad
 
 
 def usable(batch: pa.RecordBatch | pa.Table) -> tuple[Any, Floats, NDArray[np.str_] | None]:
