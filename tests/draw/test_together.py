@@ -63,8 +63,10 @@ def taken(scores, name, budget, seed, told, out, whole):
     return {(r["doc_id"], r["chunk_index"]): r["repeats"] for r in read_selected(out).to_pylist()}
 
 
-CASES = [(s, True) for s in STRATEGIES if s != "full"] + [(s, False) for s in ("high", *BY_TEXT)]
-"""Whole documents or not: `test_groups` and `test_nesting` have the other strategies' chunks."""
+CASES = [(s, True) for s in STRATEGIES if s not in ("full", "learnable")]
+CASES += [(s, False) for s in ("high", "learnable", *BY_TEXT)]
+"""Whole documents or not: `test_groups` and `test_nesting` have the other strategies' chunks; `learnable` ranks chunks
+only."""
 
 
 @pytest.mark.parametrize(("name", "whole"), CASES)
