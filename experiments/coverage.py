@@ -72,7 +72,8 @@ than 3 times its low end. Their intervals are given all the same, and counted in
 **A warning.** Where nearly all data sets are labelled, the few others are the lucky ones: their estimates lie at an end
 of the valley, where it is steep, and of *them* fewer intervals hold the truth than 90 % (the figure after the
 semicolon). Nothing that looks at one data set can know this; what can be promised is that of all data sets about a
-tenth at most is told a wrong E (not with `dcpt`). With nine of ten labelled in simulations like yours, do not read E though it is stated.
+tenth at most is told a wrong E (not with `dcpt`). With nine of ten labelled in simulations like yours, do not read
+E though it is stated.
 
 ### Predictions
 
