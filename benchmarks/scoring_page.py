@@ -35,7 +35,7 @@ TAIL = """
 layers' shapes (2,048 positions) in the same rounds and dtype. Our products are computed by oneDNN, which on this
 processor is faster than MKL, which torch.matmul calls for fp32.
 
-CUDA: not run.
+Not run: CUDA{unrun}.
 """
 
 
@@ -45,7 +45,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     versions = ", ".join(f"{n} {v}" for n, v in last["versions"].items() if v)
     rounds = len(last["found"]["pplscape"]["seconds"])
     machine = f"{last['cpu']}, {last['cores']} cores, {last['threads']} threads; {versions}."
-    parts = [HEAD.format(machine=machine, rounds=rounds), _goals(cells), _table(cells), _lower(cells), TAIL]
+    unrun = "".join(f", {w}-{m}" for m in ("50k", "152k", "2.6m") for w in GOALS if f"{w}-{m}" not in cells)
+    parts = [HEAD.format(machine=machine, rounds=rounds), _goals(cells), _table(cells), _lower(cells), TAIL.format(unrun=unrun)]
     missing = sorted({m for c in cells.values() for m in c["missing"]})
     if missing:
         parts.append(f"Not run, because not installed or failing: {', '.join(missing)}.\n")
