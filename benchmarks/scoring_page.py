@@ -46,7 +46,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     rounds = len(last["found"]["pplscape"]["seconds"])
     machine = f"{last['cpu']}, {last['cores']} cores, {last['threads']} threads; {versions}."
     unrun = "".join(f", {w}-{m}" for m in ("50k", "152k", "2.6m") for w in GOALS if f"{w}-{m}" not in cells)
-    parts = [HEAD.format(machine=machine, rounds=rounds), _goals(cells), _table(cells), _lower(cells), TAIL.format(unrun=unrun)]
+    parts = [HEAD.format(machine=machine, rounds=rounds), _goals(cells), _table(cells), _lower(cells)]
+    parts.append(TAIL.format(unrun=unrun))
     missing = sorted({m for c in cells.values() for m in c["missing"]})
     if missing:
         parts.append(f"Not run, because not installed or failing: {', '.join(missing)}.\n")
