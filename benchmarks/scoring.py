@@ -6,7 +6,7 @@
 
 `run` needs lm-eval and py-data-juicer in its environment; what is not installed is left out and named. A cell is a
 workload and a model. Contestants live in processes of their own and take turns: one run each to warm up and to choose
-the batch size (peers: the faster of two, ours: none), then REPETITIONS rounds. All tokenise, all use the same
+the batch size (peers: the faster of two, ours: none), then the rounds (short cells need more of them to be sure). All tokenise, all use the same
 dtype and threads, all score the same tokens (checked); ratios are between medians over the rounds.
 """
 
@@ -125,13 +125,13 @@ class Contestant:
         return min(batches, key=lambda b: self.run(texts, b)["seconds"])
 
 
-def run(folder: Path, cells: list[str]) -> None:
+def run(folder: Path, cells: list[str], n_rounds: int) -> None:
     done = {r["cell"] for r in _rows()}
     todo = [c for c in cells if c not in done]
     for model, group in itertools.groupby(todo, key=lambda c: CELLS[c][1]):
         with _team(EMBEDDED if model == "2.6m" else folder / model, _names(model)) as team:
             for cell in group:
-                row = measure(folder, cell, team)
+                row = measure(folder, cell, team, n_rounds)
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
 
@@ -154,7 +154,7 @@ def _team(model: Path, names: Sequence[str]) -> Iterator[dict[str, Contestant]]:
             contestant.process.wait()
 
 
-def measure(folder: Path, cell: str, team: dict[str, Contestant]) -> dict[str, Any]:
+def measure(folder: Path, cell: str, team: dict[str, Contestant], n_rounds: int) -> dict[str, Any]:
     workload, model = CELLS[cell]
     small = model == "2.6m"
     texts = folder / f"{workload}{f'-{model}' if f'-{model}' in SCALES else ''}.json"
@@ -165,7 +165,7 @@ def measure(folder: Path, cell: str, team: dict[str, Contestant]) -> dict[str, A
     for name in (n for n in wanted if n in team):
         tuned = name.startswith(("padded", "lm-eval"))
         sizes[name] = team[name].tuned(texts, batches) if tuned else team[name].run(texts, 1)["batch"]
-    rounds = [{n: team[n].run(texts, b) for n, b in sizes.items()} for _ in range(REPETITIONS)]
+    rounds = [{n: team[n].run(texts, b) for n, b in sizes.items()} for _ in range(n_rounds)]
     expected = rounds[0]["pplscape"]["nll"]
     without_bos = team["pplscape, no BOS"].run(texts, 1)["nll"] if "data-juicer" in team else []
     found = {}
@@ -232,11 +232,12 @@ def main() -> None:
     parser.add_argument("verb", choices=("make", "run", "table"))
     parser.add_argument("cells", nargs="*", default=list(CELLS), metavar="CELL", help=", ".join(CELLS))
     parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--rounds", type=int, default=REPETITIONS)
     told = parser.parse_intermixed_args()
     if told.verb == "make":
         make(told.models)
     elif told.verb == "run":
-        run(told.models, told.cells)
+        run(told.models, told.cells, told.rounds)
     else:
         from scoring_page import page
 

@@ -20,7 +20,7 @@ HEAD = """# How fast scoring is
 {machine}
 
 Texts in, one NLL per text out, tokenising included. Every contestant of a cell has a process of its own; they take
-turns, {rounds} rounds, medians. All fp32 unless it says bf16, all with the same threads and the same tokens: *error* is
+turns, medians over the rounds. All fp32 unless it says bf16, all with the same threads and the same tokens: *error* is
 the mean difference of a text's NLL to ours in nats per token. The models have random weights and Llama's form with a
 tied head: *50k* 51 M parameters with a vocabulary of 50,304, *152k* 103 M with 151,936 (both 512 wide, 8 layers),
 *124m* 124 M (768 wide, 12 layers, vocabulary 50,304; ours against the matmul rate alone); text is tokenised by the
@@ -43,10 +43,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     cells = {r["cell"]: r for r in rows}
     last = next(reversed(cells.values()))
     versions = ", ".join(f"{n} {v}" for n, v in last["versions"].items() if v)
-    rounds = len(last["found"]["pplscape"]["seconds"])
     machine = f"{last['cpu']}, {last['cores']} cores, {last['threads']} threads; {versions}."
     unrun = "".join(f", {w}-{m}" for m in ("50k", "152k", "2.6m") for w in GOALS if f"{w}-{m}" not in cells)
-    parts = [HEAD.format(machine=machine, rounds=rounds), _goals(cells), _table(cells), _lower(cells)]
+    parts = [HEAD.format(machine=machine), _goals(cells), _table(cells), _lower(cells)]
     parts.append(TAIL.format(unrun=unrun))
     missing = sorted({m for c in cells.values() for m in c["missing"]})
     if missing:
@@ -63,7 +62,7 @@ def _others(cell: dict[str, Any]) -> list[str]:
 
 
 def _goals(cells: dict[str, Any]) -> str:
-    lines = ["| cell | goal | reached | range over rounds | |", "|---|---|---|---|---|"]
+    lines = ["| cell | goal | reached | rounds | their range | |", "|---|---|---|---|---|---|"]
     for name, cell in cells.items():
         if name.startswith("rate"):
             lines += [_rate_goal(name, cell, ours, *RATES[ours]) for ours in RATES]
@@ -76,7 +75,7 @@ def _goals(cells: dict[str, Any]) -> str:
         ]
         met = "reached" if ratio >= goal else "**missed**"
         lines.append(
-            f"| {name} | {goal:g}x {words} ({peers[0]}) | {ratio:.2f}x | {min(each):.2f}-{max(each):.2f} | {met} |"
+            f"| {name} | {goal:g}x {words} ({peers[0]}) | {ratio:.2f}x | {len(each)} | {min(each):.2f}-{max(each):.2f} | {met} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -85,7 +84,8 @@ def _rate_goal(name: str, cell: dict[str, Any], ours: str, peer: str, goal: floa
     seconds = cell["found"][ours]["seconds"]
     found = [_share(cell, s, cell["found"][ours]["tokens"], peer) for s in (median(seconds), *seconds)]
     met = "reached" if found[0] >= goal else "**missed**"
-    return f"| {name} | {goal:.0%} of {peer} | {found[0]:.0%} | {min(found[1:]):.0%}-{max(found[1:]):.0%} | {met} |"
+    span = f"{len(seconds)} | {min(found[1:]):.0%}-{max(found[1:]):.0%}"
+    return f"| {name} | {goal:.0%} of {peer} | {found[0]:.0%} | {span} | {met} |"
 
 
 def _share(cell: dict[str, Any], seconds: float, tokens: int, peer: str) -> float:

@@ -1,6 +1,9 @@
 """Train the embedded base model (2.6 M parameters, Llama shape, 4,096 byte-level BPE) from scratch.
 
     PPLSCAPE_DATA=... python scripts/train_base_model.py --work work/base --tokens 36M
+    PPLSCAPE_DATA=... python scripts/train_base_model.py --work work/large --size 10.4m --tokens 21M
+
+The second is the model of four times its size that the experiments compare with (same text, same tokenizer).
 
 One constant-learning-rate trunk, from which cooled-down branches are cut: the trunk is checkpointed every
 `CHECKPOINT_TOKENS`, so a killed run resumes, and `--branch-at 10M` exports an early model without
@@ -27,9 +30,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCAB, BOS = 4096, "<|endoftext|>"
-BATCH_TOKENS, LEARNING_RATE, WARMUP_STEPS = 8192, 2e-3, 100
+BATCH_TOKENS, WARMUP_STEPS = 8192, 100
 TRUNK_CONTEXT, COOLDOWN_CONTEXT, COOLDOWN_SHARE = 256, 512, 0.05
 CHECKPOINT_TOKENS, EVAL_TOKENS = 1_000_000, 65_536
+SIZES = {"2.6m": (192, 512, 4, 3, 2e-3), "10.4m": (384, 1024, 5, 6, 1.4e-3)}
+"""Width, width of the feed-forward layer, layers, heads, learning rate."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -125,11 +130,12 @@ def evaluate(model: LlamaForCausalLM, heldout: np.ndarray) -> float:
     return sum(losses) / len(rows)
 
 
-def new_model(bos: int) -> LlamaForCausalLM:
+def new_model(bos: int, size: str) -> LlamaForCausalLM:
     torch.manual_seed(0)
+    width, inner, layers, heads, _ = SIZES[size]
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=3,
-        num_key_value_heads=3, max_position_embeddings=1024, tie_word_embeddings=True,
+        vocab_size=VOCAB, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=1024, tie_word_embeddings=True,
         bos_token_id=bos, eos_token_id=bos,
     )  # fmt: skip
     return LlamaForCausalLM(config).to(DEVICE)
@@ -138,13 +144,13 @@ def new_model(bos: int) -> LlamaForCausalLM:
 class Run:
     """A model, its optimiser and how far it is; one JSON line per evaluation in `log`."""
 
-    def __init__(self, work: Path, bos: int):
+    def __init__(self, work: Path, bos: int, size: str):
         self.work, self.bos, self.tokens = work, bos, 0
-        self.model = new_model(bos)
+        self.model, self.learning_rate = new_model(bos, size), SIZES[size][-1]
         decay = [p for p in self.model.parameters() if p.dim() > 1]
         rest = [p for p in self.model.parameters() if p.dim() == 1]
         groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95), fused=True)
         self.log = work / "curve.jsonl"
 
     def save(self) -> None:
@@ -190,7 +196,7 @@ def trunk(run: Run, until: int) -> None:
             data = windows(run.work / "train.npz", TRUNK_CONTEXT, run.bos, 100 + epoch)
         step = run.tokens // BATCH_TOKENS
         row = step % steps_per_epoch * rows_per_step
-        loss = run.step(body, data[row : row + rows_per_step], LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS))
+        loss = run.step(body, data[row : row + rows_per_step], run.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS))
         if run.tokens % CHECKPOINT_TOKENS < BATCH_TOKENS:
             run.save()
             run.record("trunk", heldout, loss)
@@ -206,7 +212,7 @@ def cooldown(run: Run, tokens: int) -> None:
     loss = math.nan
     for step in range(steps):
         rows = data[step * rows_per_step : (step + 1) * rows_per_step]
-        loss = run.step(body, rows, LEARNING_RATE * (1 - math.sqrt(step / steps)))
+        loss = run.step(body, rows, run.learning_rate * (1 - math.sqrt(step / steps)))
         if step % 122 == 121:
             run.record("cooldown", heldout, loss)
     run.record("final", heldout, loss)
@@ -222,12 +228,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="checkpoints, token files, curve")
     parser.add_argument("--tokens", type=parse_count, default=36_000_000, help="trunk + cooldown")
+    parser.add_argument("--size", choices=list(SIZES), default="2.6m", help="parameters")
     parser.add_argument("--branch-at", type=parse_count, help="stop the trunk here and export an early model")
     parser.add_argument("--export", type=Path, help="folder for the model (default WORK/model)")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     tokenizer = encode_all(args.work, Path(os.environ["PPLSCAPE_DATA"]))
-    run = Run(args.work, tokenizer.bos_token_id)
+    run = Run(args.work, tokenizer.bos_token_id, args.size)
     if (args.work / "trunk.pt").exists():
         run.load()
     total = args.branch_at or args.tokens
