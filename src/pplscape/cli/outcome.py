@@ -68,6 +68,10 @@ def select(
     band: Annotated[str | None, typer.Option(help="LO,HI quantiles for strategy band.")] = None,
     temperature: Annotated[float, typer.Option(help="Of strategy temperature.")] = 1.0,
     max_epochs: Annotated[float, typer.Option(help="Most repeats of a bin's tokens (allocate).")] = 1.0,
+    hedge: Annotated[
+        float | None,
+        typer.Option(help="How much allocate keeps to the pool's mix, 0: not; default: by the law's doubt."),
+    ] = None,
     dos_spread: Annotated[Literal["var", "std"], typer.Option(help="What dos compares with the target's.")] = "var",
     dos_weights: Annotated[str | None, typer.Option(help="MU,S of dos; default: both in standard errors.")] = None,
     dos_stop: Annotated[float | None, typer.Option(help="Distance to the target at which dos stops.")] = None,
@@ -109,8 +113,8 @@ def select(
     stage(
         scores, strategy=strategy, budget=budget, out=out, law=law, form=form, runs=runs, columns=pairs(columns),
         target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
-        max_epochs=max_epochs, dos_spread=dos_spread, dos_weights=weights_of(dos_weights), dos_stop=dos_stop,
-        whole_documents=whole_documents, nested=nested, contains=contains, quotas=quotas_of(quota),
+        max_epochs=max_epochs, hedge=hedge, dos_spread=dos_spread, dos_weights=weights_of(dos_weights),
+        dos_stop=dos_stop, whole_documents=whole_documents, nested=nested, contains=contains, quotas=quotas_of(quota),
         forced=ids_of(force), forbidden=ids_of(forbid), replay=replay, replay_share=replay_share,
         formats=export.split(",") if export else (), model=model, target=target or (), executor=executor,
         workers=workers, address=address, resamples=resamples, corpus=corpus, seed=seed, overwrite=overwrite,

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pplscape.draw.budget import REACH, Wider, fill
 from pplscape.draw.census import Census
+from pplscape.draw.hedge import allocate
 from pplscape.draw.options import Options
 from pplscape.draw.pool import Draw, Pool
-from pplscape.draw.program import solve
 from pplscape.draw.rule import Mask, Rule, Times, interval
 from pplscape.draw.scores import Rows
 from pplscape.errors import UserError
@@ -20,12 +20,12 @@ from pplscape.statistics import Bins
 
 
 class Allocate(Rule):
-    """Tokens per bin by the convex program (`program.solve`), chunks within a bin at random.
+    """Tokens per bin by the convex program (`hedge.allocate`), chunks within a bin at random.
 
     Every chunk of a bin is taken floor(quota / unique tokens) times and a random part once more. What rounding leaves
     of the budget goes to the bins furthest below their quota, one chunk each, so the total is short by less than one
     chunk unless every helpful bin is exhausted. Budget that only bins with utility <= 0 could fill is left unspent:
-    `facts["unspent"]` tokens.
+    `facts["unspent"]` tokens; a hedged allocation gives those bins a little instead.
     """
 
     name = "allocate"
@@ -38,9 +38,12 @@ class Allocate(Rule):
         self.budget, self.seed, self.bins, self.max_epochs = budget, seed, options.bins, options.max_epochs
         unique = census.bin_tokens(self.bins)
         given = options.before.bin_tokens if options.before else np.zeros(self.bins.n)
-        self.plan = solve(options.utility, unique + given, budget + given.sum(), options.max_epochs, given)
+        self.hedge = options.hedge or 0.0
+        self.plan = allocate(
+            options.utility, unique + given, budget + given.sum(), self.hedge, options.max_epochs, given
+        )
         quota = np.clip(self.plan.tokens - given, 0.0, options.max_epochs * unique)
-        self.helpful = np.asarray(options.utility.u) > 0
+        self.helpful = (np.asarray(options.utility.u) > 0) | (self.hedge > 0)
         share = np.divide(quota, unique, out=np.zeros_like(quota), where=unique > 0)
         self.epochs = np.floor(share + 1e-12).astype(np.int64)
         self.once_more = np.maximum(quota - self.epochs * unique, 0.0)
@@ -96,6 +99,7 @@ class Allocate(Rule):
             "price": self.plan.price,
             "duality_gap": self.plan.gap,
             "unspent": self.budget - spent - int((times * near.length).sum()) if self.plan.unspent >= 1 else 0,
+            "hedge": self.hedge,
             "max_epochs": self.max_epochs,
         }
         return Draw(times, self.name, facts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pplscape.draw import hedge
 from pplscape.draw.options import Options, Target
 from pplscape.draw.program import Utility
 from pplscape.errors import UserError
@@ -128,6 +129,20 @@ def utility_of(law: Law) -> Utility:
         u, np.asarray(share), "saturating" if saturating else "power",
         law.params["tau" if saturating else "gamma"], law.frame.unit,
     )  # fmt: skip
+
+
+def hedge_of(law: Law, utility: Utility, unique: Floats, budget: int, max_epochs: float) -> float:
+    """The strength of the hedge with the best lower bound by this law's refits; 0 if it has none.
+
+    `unique` [K]: tokens that the pool holds in each bin.
+    """
+    if not law.resamples:
+        return 0.0
+    plans = [hedge.allocate(utility, unique, budget, t, max_epochs).tokens for t in hedge.STRENGTHS]
+    tokens = np.array([unique * min(budget / unique.sum(), max_epochs), *plans])
+    asked = Compositions(tokens.sum(1), bin_tokens=tokens, bin_unique_tokens=np.minimum(tokens, unique))
+    losses = np.exp(law.draw_log_losses(asked))
+    return hedge.choose(losses[:, :1] - losses[:, 1:])
 
 
 def loss_of(law: Law, budget: int) -> Callable[[Floats, Floats], Floats]:

@@ -69,6 +69,8 @@ class Options:
     """Per-bin utilities (allocate)."""
     bins: Bins | None = None
     """The bins `utility` refers to."""
+    hedge: float | None = 0.0
+    """How much an allocation keeps to the pool's mix (`hedge.allocate`); None: as the law's refits advise."""
     max_epochs: float = 1.0
     """Most times a bin's tokens may be repeated (allocate)."""
     quotas: Mapping[str, float] = field(default_factory=dict)

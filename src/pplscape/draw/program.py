@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pplscape.statistics import Floats
 
@@ -55,17 +55,16 @@ class Allocation:
     """Tokens of the budget that only bins with u <= 0 could fill."""
 
 
-class _Program:
-    """Objective and marginals over the helpful bins, in units; utilities are divided by the largest, `scale`."""
+class Program:
+    """Objective and marginals over the bins `asked` [K], in units; utilities are divided by the largest, `scale`."""
 
-    def __init__(self, utility: Utility, unique: Floats, max_epochs: float, floor: Floats):
-        self.utility = utility
-        self.helpful = (np.asarray(utility.u) > 0) & (np.asarray(utility.share) > 0) & (unique > 0)
-        self.u, self.w = np.asarray(utility.u)[self.helpful], np.asarray(utility.share)[self.helpful]
+    def __init__(self, utility: Utility, unique: Floats, max_epochs: float, floor: Floats, asked: NDArray[np.bool_]):
+        self.utility, self.asked = utility, asked
+        self.u, self.w = np.asarray(utility.u)[asked], np.asarray(utility.share)[asked]
         self.scale = float(self.u.max(initial=0.0)) or 1.0
         self.u = self.u / self.scale
-        self.unique = unique[self.helpful] / utility.unit
-        self.floor = floor[self.helpful] / utility.unit
+        self.unique = unique[asked] / utility.unit
+        self.floor = floor[asked] / utility.unit
         self.cap = np.maximum(max_epochs * self.unique, self.floor)
 
     def _effective(self, n: Floats) -> tuple[Floats, Floats]:
@@ -146,14 +145,15 @@ def solve(
     """
     unique = np.asarray(unique_tokens, dtype=np.float64)
     least = np.zeros(len(unique)) if floor is None else np.asarray(floor, dtype=np.float64)
-    program = _Program(utility, unique, max_epochs, least)
-    units = (budget - float(least[~program.helpful].sum())) / utility.unit
+    helpful = (np.asarray(utility.u) > 0) & (np.asarray(utility.share) > 0) & (unique > 0)
+    program = Program(utility, unique, max_epochs, least, helpful)
+    units = (budget - float(least[~helpful].sum())) / utility.unit
     n, price = program.solve(units)
     value = float(program.value(n).sum())
     best = program.demand(price) if price > 0 else program.cap
     dual = price * units + float((program.value(best) - price * best).sum())
-    tokens = np.where(program.helpful, 0.0, least)
-    tokens[program.helpful] = n * utility.unit
+    tokens = np.where(helpful, 0.0, least)
+    tokens[helpful] = n * utility.unit
     gap = max(dual - value, 0.0) / abs(value) if value else 0.0
     unspent = budget - float(tokens.sum()) if price == 0 else 0.0
     return Allocation(tokens, price * program.scale, value * program.scale, gap, max(unspent, 0.0))

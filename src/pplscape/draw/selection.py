@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pplscape.draw.auto import bins_of, candidate, limits_of, tell
+from pplscape.draw.auto import bins_of, candidate, entry_for, hedge_of, limits_of, tell, utility_of
 from pplscape.draw.census import Census
 from pplscape.draw.describe import SCALES, Frame, Limits, Tally, facts, frame_of, samples, scaled, whole_pool
 from pplscape.draw.documents import by_document
@@ -116,8 +117,19 @@ class Selection:
         about."""
         options = tell(strategy, round(budget * grow), self.options, self.judge.law, self.judge.form)
         if options.utility is not None:
+            options = replace(options, hedge=self.hedge)
+        if options.utility is not None:
             options = replace(options, utility=replace(options.utility, unit=options.utility.unit / grow))
         return options
+
+    @cached_property
+    def hedge(self) -> float:
+        """Of an allocation: as asked, or what the law's refits advise for this pool and budget."""
+        if self.options.hedge is not None or self.judge.law is None:
+            return self.options.hedge or 0.0
+        entry = entry_for("allocate", self.judge.law, self.judge.form)
+        unique = self.census.bin_tokens(bins_of(entry))
+        return hedge_of(entry, utility_of(entry), unique, self.budget, self.options.max_epochs)
 
     def take(self, strategy: str) -> Taken:
         """The strategy carried out on the files; what another one wrote is replaced."""

@@ -50,6 +50,7 @@ def select(
     law: Path | str | None = None, form: str | None = None, runs: Tables | None = None,
     columns: Mapping[str, str] | None = None, target_mean: float | None = None, target_std: float | None = None,
     scale: Scale = "ppl", band: tuple[float, float] | None = None, temperature: float = 1.0, max_epochs: float = 1.0,
+    hedge: float | None = None,
     dos_spread: Literal["var", "std"] = "var", dos_weights: tuple[float, float] | None = None,
     dos_stop: float | None = None, whole_documents: bool = False, nested: bool = False,
     contains: Path | str | None = None, quotas: Mapping[str, float] | None = None, forced: Sequence[str] = (),
@@ -65,6 +66,8 @@ def select(
     `form`: use that entry of it. `runs`, `columns`: the pilots, one table or several, for the gate and paired
     intervals. Targets are on `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to
     cut the text back.
+    `hedge`: how much allocate keeps to the pool's mix; 0 is the law's own optimum, None what promises most for certain
+    by its refits (`draw/hedge.py`).
     `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
     `whole_documents`: take documents whole or not at all. `nested`: a larger budget holds what a smaller one took, for
     strategies that follow one order; `contains`: an earlier selection whose chunks are taken again, for all.
@@ -80,8 +83,9 @@ def select(
     """
     options = Options(
         scale=scale, target=None if target_mean is None else Target(target_mean, target_std), band=band,
-        temperature=temperature, max_epochs=max_epochs, quotas=dict(quotas or {}), forced=frozenset(forced),
-        forbidden=frozenset(forbidden), nested=nested, spread=dos_spread, weights=dos_weights, stop=dos_stop,
+        temperature=temperature, max_epochs=max_epochs, hedge=hedge, quotas=dict(quotas or {}),
+        forced=frozenset(forced), forbidden=frozenset(forbidden), nested=nested,
+        spread=dos_spread, weights=dos_weights, stop=dos_stop,
     )  # fmt: skip
     _check_names(strategy, form, law, target_mean, target_std, scale)
     if (replay is None) != (replay_share == 0):
@@ -94,7 +98,8 @@ def select(
     config = {
         "strategy": strategy, "budget": str(budget), "form": form, "scale": scale, "band": band, "resamples": resamples,
         "target": asdict(options.target) if options.target else None, "temperature": temperature,
-        "max_epochs": max_epochs, "columns": dict(columns or {}), "dos": [dos_spread, dos_weights, dos_stop],
+        "max_epochs": max_epochs, "hedge": hedge, "columns": dict(columns or {}),
+        "dos": [dos_spread, dos_weights, dos_stop],
         "text_columns": asdict(text_columns) if text_columns else None, "quotas": dict(options.quotas),
         "forced": sorted(options.forced), "forbidden": sorted(options.forbidden), "nested": nested,
         "whole_documents": whole_documents, "replay_share": replay_share,
