@@ -13,7 +13,7 @@ CHOOSING_SEEDS = (100, 101)
 CHOOSING_SIZE = 0.25
 BANDS = ("band:0.05,0.55", "band:0.2,0.7", "band:0.4,0.9", "band:0.5,1")
 SIMPLE = ("low", "mid", "high", "stratified", "temperature:1", "temperature:-1")
-LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "auto")
+LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "utility+hedged", "auto")
 OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
 PROBED = ("learnable",)
 """Arms that need scores with learnability, which cost a probe on each half of the pool."""
@@ -102,7 +102,9 @@ def arguments(method: str) -> dict[str, Any]:
     form, _, strategy = name.rpartition("+")
     numbers = tuple(float(v) for v in told.split(",")) if told and name in ("band", "temperature") else ()
     if form:
-        return {"strategy": strategy, "form": form, "law": True}
+        told = {"strategy": strategy, "form": form, "law": True}
+        hedges = {"allocate": {"hedge": 0.0}, "hedged": {"strategy": "allocate"}}
+        return told | hedges.get(strategy, {})
     if name == "band":
         return {"strategy": "band", "band": numbers}
     if name == "temperature":

@@ -10,11 +10,11 @@ import worlds
 
 from pplscape.errors import UserError
 from pplscape.laws.build import build
-from pplscape.laws.choose import choose, cross_validate, obstacle, pick, resampled
+from pplscape.laws.choose import choose, cross_validate, obstacle, pick
 from pplscape.laws.forms import get_form
 from pplscape.laws.scores import _calibration, paired
 from pplscape.laws.words import _against_size, _calibrated
-from pplscape.runs import Compositions, RunTable
+from pplscape.runs import RunTable
 
 FEW = ("constant", "d-only", "d-only:anchored", "quadratic", "utility")
 
@@ -155,16 +155,15 @@ def test_one_standard_error_rule() -> None:
     near = best + np.where(np.arange(30) // 3 % 2, 0.004, -0.004) + 0.0002
     far = best + 0.008
     order = np.array([0, 1, 2])
-    assert pick(np.stack([near, far, best]), regimes, order, "one-se") == (2, 0)
-    assert pick(np.stack([far, near, best]), regimes, order, "one-se") == (2, 1)
-    assert pick(np.stack([far, near, best]), regimes, order, "min") == (2, 2)
+    assert pick(np.stack([near, far, best]), regimes, order) == (2, 0)
+    assert pick(np.stack([far, near, best]), regimes, order) == (2, 1)
 
 
 def test_one_wild_regime_does_not_excuse_a_bad_form() -> None:
     regimes = np.arange(10).astype(str)
     best, wild = np.full(10, 0.02), np.full(10, 0.021)
     wild[0] = 30.0  # difference 3.0, standard error 3.0
-    assert pick(np.stack([wild, best]), regimes, np.array([0, 1]), "one-se") == (1, 1)
+    assert pick(np.stack([wild, best]), regimes, np.array([0, 1])) == (1, 1)
 
 
 def test_paired_difference_counts_regimes_not_runs() -> None:
@@ -172,24 +171,6 @@ def test_paired_difference_counts_regimes_not_runs() -> None:
     mean, error = paired(difference, np.array(["a"] * 3 + ["b"] * 3))
     assert mean == pytest.approx(0.15)
     assert error == pytest.approx(np.std([0.0, 0.3], ddof=1) / np.sqrt(2))
-
-
-def test_resampled_redoes_the_choice(dirty: RunTable, flat: RunTable) -> None:
-    at: Compositions = dirty.take([2, 20])
-    found = resampled(dirty, FEW, at, 40, seed=3)
-    assert found.losses.shape == (40, 2)
-    assert np.asarray(found).shape == (40, 2)
-    assert found.forms.count("utility") > 30
-    again = resampled(dirty, FEW, at, 40, seed=3)
-    np.testing.assert_array_equal(found.losses, again.losses)
-    assert resampled(flat, FEW, at, 40, seed=3, rule="one-se").forms.count("d-only:anchored") > 30
-
-
-def test_resampled_leaves_out_what_it_cannot_predict(dirty: RunTable) -> None:
-    found = resampled(dirty, FEW, Compositions(tokens=np.array([1e5])), 10)
-    assert set(found.forms) <= {"constant", "d-only", "d-only:anchored"}
-    with pytest.raises(UserError, match="too few to resample"):
-        resampled(dirty.take(slice(0, 9)), ["d-only"], Compositions(tokens=np.array([1e5])), 10)
 
 
 def test_error_of_a_wild_prediction_is_capped(dirty: RunTable) -> None:

@@ -35,14 +35,12 @@ def candidate(law: Law) -> str | None:
 
 
 def challenger(law: Law) -> Law:
-    """The entry that `auto` puts before the gate: the law itself, or, where it says that composition does not matter,
-    the law of composition with the smallest cross-validation error. The gate, not the choice of law, guards against
-    chance: it chooses the law again in every resample.
+    """The entry that `auto` puts before the gate: the law of composition with the smallest cross-validation error, also
+    where the choice fell on a simpler one, or on none. The gate, not the choice of law, guards against chance: in every
+    resample it decides again whether composition matters.
     """
-    if candidate(law):
-        return law
     errors = {c["form"]: c["cv_mae"] for c in law.choice if c.get("cv_mae") is not None}
-    entries = [e for e in law.alternatives if candidate(e) and e.form in errors]
+    entries = [e for e in (law, *law.alternatives) if candidate(e) and e.form in errors]
     return min(entries, key=lambda e: errors[e.form]) if entries else law
 
 

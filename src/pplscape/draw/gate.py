@@ -1,7 +1,7 @@
 """The safe gate: leave random selection only when the gain survives choosing the law again.
 
 A selection optimised on a fitted law looks better than it is (the winner's curse). So the full-data selection is kept
-fixed, the model choice is redone on resampled pilots, and each resample predicts `L_random - L_selected`. The gate
+fixed, the choice of the law is redone (`laws.again`), and each resample predicts `L_random - L_selected`. The gate
 passes if the 10th percentile of these gains is above zero.
 """
 
@@ -46,7 +46,12 @@ def judge(gain: Floats | None, seeds: int) -> Verdict:
     A resample whose prediction is not finite counts as no gain.
     """
     if gain is None:
-        return Verdict(False, None, 0, "The gate needs the table of pilot runs (--runs) and resamples.")
+        return Verdict(
+            False,
+            None,
+            0,
+            "The gate needs the table of pilot runs (--runs), resamples, and a law with refits (fit --bootstrap).",
+        )
     p10 = float(np.percentile(np.where(np.isfinite(gain), gain, 0.0), PERCENTILE))
     if seeds < LEAST_SEEDS:
         reason = f"Only {seeds} random-regime seeds among the pilots; {LEAST_SEEDS} are needed to know the noise."

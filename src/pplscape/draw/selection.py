@@ -31,10 +31,6 @@ if TYPE_CHECKING:  # laws need scipy, half a second that a draw without a law ne
 BINS_WITHOUT_LAW = 10
 ANOTHER_POOL = 0.05
 """Share of tokens in other bins than when the law was fitted above which we say so."""
-GATE_RULE = "min"
-"""In each resample the law with the smallest error on the pilots left out. With the one-standard-error rule of the full
-data (probably too fond of simple laws where its standard error rests on a third of the pilots) the gate let 24 of 40
-clear gains through instead of 29; neither rule let one of 60 flat worlds through (experiments/results)."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +248,7 @@ def judge_of(
     n_params = None if runs is None or runs.n_params is None else float(np.median(runs.n_params))
     frame, entry = frame_of(census, bins, limits), law.alternative(form) if form else law
     trusted = law if _can_ask(law, whole_pool(census, frame, law_bins is not None, n_params)) else entry
-    oracle = oracle_of(trusted, entry, law, runs, resamples, seed)
+    oracle = oracle_of(trusted, entry, runs, resamples, seed)
     return Judge(law, form, oracle, frame, law_bins is not None, n_params, warnings)
 
 
@@ -298,10 +294,9 @@ def _with_bins(runs: RunTable, bins: Bins) -> RunTable:
     return runs
 
 
-def oracle_of(trusted: Law, entry: Law, chosen: Law, runs: RunTable | None, resamples: int, seed: int) -> Oracle:
-    """Losses by the law `trusted`, beside those of the `entry` that decides the selection; resampled choices among the
-    forms that were tried when `chosen` was."""
-    forms = [c["form"] for c in chosen.choice] or None
+def oracle_of(trusted: Law, entry: Law, runs: RunTable | None, resamples: int, seed: int) -> Oracle:
+    """Losses by the law `trusted`, beside those of the `entry` that decides the selection; in resamples the choice
+    between that entry and the best law of D alone is made again."""
 
     def interval(asked: Compositions) -> tuple[Floats, Floats]:
         if not trusted.resamples:
@@ -310,12 +305,12 @@ def oracle_of(trusted: Law, entry: Law, chosen: Law, runs: RunTable | None, resa
         return trusted.predict_interval(asked)
 
     def redo(asked: Compositions) -> Floats:
-        from pplscape.laws.choose import resampled
+        from pplscape.laws.again import losses_again
 
         assert runs is not None
-        return resampled(runs, forms, asked, resamples, seed, chosen.asked_scale, GATE_RULE).losses
+        return losses_again(entry, runs, asked, resamples, seed)
 
     told = (trusted.form, None if entry is trusted else entry.predict, entry.form)
-    if runs is None or resamples == 0:
+    if runs is None or resamples == 0 or not entry.resamples:
         return Oracle(trusted.predict, interval, None, 0, *told)
     return Oracle(trusted.predict, interval, redo, random_seeds(runs), *told)

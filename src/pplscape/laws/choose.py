@@ -1,4 +1,4 @@
-"""Which law to believe: grouped cross-validation, the one-standard-error rule, and the choice redone in resamples.
+"""Which law to believe: grouped cross-validation and the one-standard-error rule.
 
 Held out are whole regimes (random seeds share one) and, for the extrapolation in size, all runs of the largest D.
 """
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pplscape.errors import UserError
-from pplscape.laws.fit import Fit, Setting, fit_form, fit_many, problem_of, setting_of, smoother
+from pplscape.laws.fit import Fit, fit_form, fit_many, problem_of, setting_of, smoother
 from pplscape.laws.forms import AUTO, FORMS, Form, get_form
-from pplscape.laws.forms.base import Data, Floats
+from pplscape.laws.forms.base import Floats
 from pplscape.laws.polish import Problem
 from pplscape.laws.scores import LEVEL, aicc, paired, scores
 from pplscape.laws.table import frame_of, labels, left_out_units, noise_weights, size_classes
 from pplscape.laws.uncertainty import Noise, variance_components
-from pplscape.runs import Compositions, RunTable
+from pplscape.runs import RunTable
 
 RUNS_A_PARAMETER = (2.0, 3.0)
 """Fewer runs per parameter than the first: the form is skipped; than the second: a warning."""
@@ -205,13 +205,11 @@ def _prediction_spread(problem: Problem, theta: Floats, noise: Noise, groups: ND
     return np.sqrt(variance + noise.total**2)
 
 
-def choose(
-    runs: RunTable, forms: Sequence[str | Form] | None = None, scale: str | None = None, rule: str = "one-se"
-) -> Choice:
+def choose(runs: RunTable, forms: Sequence[str | Form] | None = None, scale: str | None = None) -> Choice:
     """Cross-validate every form and choose; UserError if none can be fitted.
 
-    `one-se`: the simplest form whose error exceeds the smallest by no more than the standard error of their paired
-    difference over regimes, nor by more than MOST_EXCESS. `min`: the smallest error. AICc orders equally simple forms.
+    One-standard-error rule: the simplest form whose error exceeds the smallest by no more than the standard error of
+    their paired difference over regimes, nor by more than MOST_EXCESS. AICc orders equally simple forms.
     """
     check_sizes(runs, forms)
     trials = [cross_validate(form, runs) for form in make_forms(forms, scale)]
@@ -223,7 +221,7 @@ def choose(
     usable = [t for t in trials if t.skipped is None]
     errors = np.stack([t.errors(runs.loss) for t in usable])
     order = _simplest_first(usable, runs)
-    best, chosen = pick(errors, left_out_units(runs), order, rule)
+    best, chosen = pick(errors, left_out_units(runs), order)
     reason = _reason(usable, errors, left_out_units(runs), best, chosen)
     return Choice(trials, usable[chosen].spec, usable[best].spec, reason)
 
@@ -239,12 +237,10 @@ def complexity(fit: Fit) -> int:
     return round(fit.n_effective) if fit.form.penalty(fit.frame) else len(fit.params)
 
 
-def pick(errors: Floats, regimes: NDArray[np.str_], order: NDArray[np.intp], rule: str) -> tuple[int, int]:
+def pick(errors: Floats, regimes: NDArray[np.str_], order: NDArray[np.intp]) -> tuple[int, int]:
     """(form of smallest error, form chosen) from absolute errors [forms, n]; `order` lists forms simplest first."""
     means = errors.mean(1)
     best = int(order[np.argmin(means[order])])
-    if rule == "min":
-        return best, best
     for candidate in order:
         if candidate == best:
             return best, best
@@ -264,90 +260,3 @@ def _reason(trials: Sequence[Trial], errors: Floats, regimes: NDArray[np.str_], 
         f"{text}, but {trials[chosen].spec} is simpler and its error is larger by only {difference:.4f} nats/token, "
         f"less than the standard error of that difference ({error:.4f})."
     )
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """Predictions under redone model choice."""
-
-    losses: Floats
-    """[B, n] nats/token."""
-    forms: list[str]
-    """[B] form chosen in each resample."""
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
-        return np.asarray(self.losses, dtype)
-
-
-def resampled(
-    runs: RunTable,
-    forms: Sequence[str | Form] | None,
-    compositions: Compositions,
-    n_resamples: int = 200,
-    seed: int = 0,
-    scale: str | None = None,
-    rule: str = "min",
-) -> Resampled:
-    """Losses predicted for n compositions in resamples of trunks, every form refitted and the form chosen again.
-
-    Trunks are drawn with replacement; the form is chosen by its error on the trunks that were not drawn. Forms whose
-    columns either table lacks are left out, and in each resample those that predict an impossible loss for what is
-    asked (see `credible`): outside their pilots moment laws explode. The default rule is `min`: a standard error from
-    a third of the trunks is too rough for the one-standard-error rule.
-    """
-    check_sizes(runs, forms)
-    if size_classes(np.append(runs.tokens[:1], compositions.tokens)).max() > 0 == size_classes(runs.tokens).max():
-        raise UserError(
-            f"All pilots have the same D ({runs.tokens[0]:,.0f} tokens): they cannot tell what other sizes cost."
-        )
-    made = [f for f in make_forms(forms, scale) if obstacle(f, runs)[0] is None]
-    made = [f for f in made if not f.missing(compositions, frame_of(runs))]
-    if not made:
-        raise UserError("No law can be fitted to these runs and predict these compositions.")
-    weight, inside = _bootstrap_weights(runs, n_resamples, seed)
-    losses = np.empty((len(made), n_resamples, len(compositions)))
-    errors = np.empty((len(made), n_resamples, len(runs)))
-    fits, cap = [], worst_loss(runs)
-    for i, form in enumerate(made):
-        fit, setting = fit_form(form, runs), setting_of(form, runs)
-        log_loss = np.broadcast_to(np.log(runs.loss), weight.shape)
-        theta, _, _ = fit_many(setting, log_loss, weight * noise_weights(runs), warm=fit.theta[None])
-        errors[i] = np.abs(_losses(form, theta, setting.data, setting, cap) - runs.loss)
-        losses[i] = _losses(form, theta, form.data(compositions, setting.frame), setting, cap)
-        fits.append(fit)
-    simplest = np.lexsort(([aicc(fit, len(runs)) for fit in fits], [complexity(fit) for fit in fits]))
-    groups, able = labels(runs, "group"), credible(losses, compositions, runs)
-    chosen = []
-    for b in range(n_resamples):
-        order = simplest[able[simplest, b]] if able[:, b].any() else simplest
-        chosen.append(pick(errors[:, b, ~inside[b]], groups[~inside[b]], order, rule)[1])
-    return Resampled(losses[chosen, np.arange(n_resamples)], [made[c].spec for c in chosen])
-
-
-def credible(losses: Floats, compositions: Compositions, runs: RunTable) -> NDArray[np.bool_]:
-    """Which predictions [..., n] -> [...] are possible: within the range of the measured losses and L(0), widened by
-    itself on both sides. Compositions smaller than every pilot are not judged (power laws diverge there)."""
-    known = np.append(runs.loss, frame_of(runs).base_loss or runs.loss[:1])
-    low, high = float(known.min()), float(known.max())
-    judged = compositions.tokens >= 0.95 * runs.tokens.min()
-    possible = (losses >= 2 * low - high) & (losses <= 2 * high - low)
-    return np.asarray((possible | ~judged).all(-1))
-
-
-def _losses(form: Form, theta: Floats, data: Data, setting: Setting, cap: float) -> Floats:
-    return np.minimum(np.exp(form.evaluate(theta, data, setting.frame, jacobian=False)[0]), cap)
-
-
-def _bootstrap_weights(runs: RunTable, n_resamples: int, seed: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """(times each run was drawn [B, n], drawn at all [B, n]); at least two trunks in and one out."""
-    trunks, members = np.unique(labels(runs, "group"), return_inverse=True)
-    if len(trunks) < 4:
-        raise UserError(f"{len(trunks)} trunks are too few to resample; at least 4 are needed.")
-    rng = np.random.default_rng(seed)
-    rows: list[NDArray[np.intp]] = []
-    while len(rows) < n_resamples:
-        times = np.bincount(rng.integers(len(trunks), size=len(trunks)), minlength=len(trunks))
-        if (times > 0).sum() >= 2 and (times == 0).any():
-            rows.append(times[members])
-    weight = np.asarray(rows, float)
-    return weight, weight > 0

@@ -1,0 +1,70 @@
+"""The choice between composition and D alone, redone: who wins, and what is predicted then."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import worlds
+
+from pplscape.laws.again import composition_wins, law_of_size, losses_again
+from pplscape.laws.build import build
+from pplscape.laws.choose import Trial
+from pplscape.laws.law import Law
+from pplscape.runs import Compositions, RunTable
+
+
+@pytest.fixture(scope="module")
+def flat() -> RunTable:
+    return worlds.table("flat", trunks=10)
+
+
+@pytest.fixture(scope="module")
+def dirty() -> RunTable:
+    return worlds.table("utility", trunks=10)
+
+
+def entries(runs: RunTable) -> tuple[Law, Trial]:
+    null = law_of_size(runs)
+    assert null is not None
+    return build(runs, ["utility"], bootstrap=15)[0], null
+
+
+def test_composition_wins_where_it_matters(dirty: RunTable, flat: RunTable) -> None:
+    assert composition_wins(*entries(dirty), dirty, 200, seed=1).mean() > 0.95
+    assert composition_wins(*entries(flat), flat, 200, seed=1).mean() < 0.8
+
+
+def test_losses_are_refits_of_the_law_or_the_law_of_size(dirty: RunTable) -> None:
+    law, null = entries(dirty)
+    at: Compositions = dirty.take([2, 20])
+    found = losses_again(law, dirty, at, 40, seed=3)
+    wins = composition_wins(law, null, dirty, 40, seed=3)
+    refits = np.exp(law.draw_log_losses(at))[np.arange(40) % 15]
+    np.testing.assert_allclose(found[wins], refits[wins])
+    assert null.form.name == "d-only"
+    assert 0 < wins.sum() <= 40
+
+
+def test_where_size_wins_all_of_one_size_are_alike(flat: RunTable) -> None:
+    law, null = entries(flat)
+    at: Compositions = flat.take([2, 20])
+    found, wins = losses_again(law, flat, at, 60, seed=3), composition_wins(law, null, flat, 60, seed=3)
+    assert null.fit is not None
+    assert (~wins).sum() > 12
+    np.testing.assert_allclose(found[~wins], np.broadcast_to(np.exp(null.fit.log_loss(at)), found[~wins].shape))
+
+
+def test_explosions_are_not_predictions(dirty: RunTable) -> None:
+    law, _ = entries(dirty)
+    params = np.asarray(law.resamples["params"], float)
+    params[:5, list(law.params).index("E")] = 50.0
+    law.resamples["params"] = params.tolist()
+    found = losses_again(law, dirty, dirty.take([2]), 15, seed=0)
+    assert np.isnan(found[:5]).all()
+    assert np.isfinite(found[5:]).all()
+
+
+def test_a_law_that_cannot_be_judged_never_wins(dirty: RunTable) -> None:
+    law, null = entries(dirty)
+    few = dirty.take(slice(0, 4))
+    assert not composition_wins(law, null, few, 10, seed=0).any()
