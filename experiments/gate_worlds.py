@@ -1,7 +1,7 @@
 """What does `auto` gain, and how often does the gate leave random where nothing can be gained?
 
 A synthetic pool (log-perplexity: 90 % around 4.5, 10 % noise around 7) is planned as `pplscape plan` would, its
-pilots are drawn as `pplscape pilot` would, and only their losses are simulated, with trunk and run noise. The truth is a
+pilots are drawn as `pplscape pilot` would, and only their losses are simulated, with trunk and run noise. Truth is a
 worth for each of 20 bins, finer than the law's 10, with or without falling returns in a bin (exponent of the tokens):
 
     flat      every bin is worth the same, no falling returns: nothing can be gained or lost
