@@ -165,7 +165,8 @@ def one(world: str, seed: int, resamples: int) -> dict[str, Any]:
     gate = content["gate"] or {"passes": False, "p10": None}
     return {
         "world": world, "seed": seed, "form": law.form, "decider": judge.form, "candidate": content["candidate"],
-        "used": content["used"], "passes": gate["passes"], "p10": gate["p10"], "hedge": selection.hedge if wish == "allocate" else None,
+        "used": content["used"], "passes": gate["passes"], "p10": gate["p10"],
+        "hedge": selection.hedge if wish == "allocate" else None,
         "predicted": (content["candidate_predicted"] or content["predicted"])["gain"]["mean"], **gains,
         "cpu_seconds": round(time.process_time() - started, 2),
     }  # fmt: skip
