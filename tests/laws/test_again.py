@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import worlds
 
-from pplscape.laws.again import composition_wins, law_of_size, losses_again
+from pplscape.laws.again import composition_wins, losses_again, without_preference
 from pplscape.laws.build import build
-from pplscape.laws.choose import Trial
+from pplscape.laws.choose import Trial, cross_validate
+from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law
 from pplscape.runs import Compositions, RunTable
 
@@ -24,9 +27,10 @@ def dirty() -> RunTable:
 
 
 def entries(runs: RunTable) -> tuple[Law, Trial]:
-    null = law_of_size(runs)
+    law, _ = build(runs, ["utility"], bootstrap=15)
+    null = without_preference(law, runs)
     assert null is not None
-    return build(runs, ["utility"], bootstrap=15)[0], null
+    return law, null
 
 
 def test_composition_wins_where_it_matters(dirty: RunTable, flat: RunTable) -> None:
@@ -34,18 +38,17 @@ def test_composition_wins_where_it_matters(dirty: RunTable, flat: RunTable) -> N
     assert composition_wins(*entries(flat), flat, 200, seed=1).mean() < 0.8
 
 
-def test_losses_are_refits_of_the_law_or_the_law_of_size(dirty: RunTable) -> None:
+def test_losses_are_refits_of_the_law_where_it_wins(dirty: RunTable) -> None:
     law, null = entries(dirty)
     at: Compositions = dirty.take([2, 20])
     found = losses_again(law, dirty, at, 40, seed=3)
     wins = composition_wins(law, null, dirty, 40, seed=3)
     refits = np.exp(law.draw_log_losses(at))[np.arange(40) % 15]
     np.testing.assert_allclose(found[wins], refits[wins])
-    assert null.form.name == "d-only"
     assert 0 < wins.sum() <= 40
 
 
-def test_where_size_wins_all_of_one_size_are_alike(flat: RunTable) -> None:
+def test_elsewhere_no_text_is_better(flat: RunTable) -> None:
     law, null = entries(flat)
     at: Compositions = flat.take([2, 20])
     found, wins = losses_again(law, flat, at, 60, seed=3), composition_wins(law, null, flat, 60, seed=3)
@@ -68,3 +71,19 @@ def test_a_law_that_cannot_be_judged_never_wins(dirty: RunTable) -> None:
     law, null = entries(dirty)
     few = dirty.take(slice(0, 4))
     assert not composition_wins(law, null, few, 10, seed=0).any()
+
+
+def test_falling_returns_are_no_preference() -> None:
+    """A utility law with falling returns fits such pilots better than D alone can, and yet no bin is better."""
+    runs = worlds.table("utility", trunks=12)
+    assert runs.bin_tokens is not None
+    z = runs.bin_tokens / (runs.bin_share * 512_000.0)
+    rng = np.random.default_rng(0)
+    loss = 2.0 + 2.8 * (1 + 6 * (z**0.6 @ runs.bin_share)) ** -0.3 * np.exp(rng.normal(0, 0.002, len(runs)))
+    law, _ = build(replace(runs, loss=loss), ["utility:power"], bootstrap=5)
+    null = without_preference(law, replace(runs, loss=loss))
+    assert null is not None
+    assert null.form.name == "alike"
+    alone = cross_validate(get_form("d-only:anchored"), replace(runs, loss=loss))
+    assert composition_wins(law, alone, replace(runs, loss=loss), 200, seed=0).mean() > 0.9
+    assert composition_wins(law, null, replace(runs, loss=loss), 200, seed=0).mean() < 0.9

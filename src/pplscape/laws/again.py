@@ -1,9 +1,9 @@
-"""The choice of the law redone: is composition worth knowing, and what does the law that knows it then predict?
+"""The choice of the law redone: is some text better, and what does the law that says so then predict?
 
-Whether a law of composition beats D alone rests on a dozen regimes. In every resample the regimes are weighted anew
-(Bayesian bootstrap: Rubin, Ann. Stat. 1981; for cross-validated errors as in Yao et al., arXiv 1704.02030): where the
-law of composition has the smaller weighted error it predicts, by one of its refits, elsewhere the law of D alone, to
-which all selections of one size are alike.
+Whether a law of composition beats one to which no text is better rests on a dozen regimes. In every resample the
+regimes are weighted anew (Bayesian bootstrap: Rubin, Ann. Stat. 1981; for cross-validated errors as in Yao et al.,
+arXiv 1704.02030): where the law of composition has the smaller weighted error it predicts, by one of its refits,
+elsewhere the law without preference.
 
 The forms are not refitted to resampled trunks: with a dozen trunks, a third of them missing in each resample, the law
 that decides is so much worse than the one that was fitted that clear gains drown
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pplscape.laws.choose import Trial, cross_validate, make_forms
 from pplscape.laws.forms.base import Floats
+from pplscape.laws.forms.utility import Alike, Utility
 from pplscape.laws.law import Law
 from pplscape.laws.table import left_out_units
 from pplscape.runs import Compositions, RunTable
@@ -26,7 +27,7 @@ NULLS = ("constant", "d-only", "d-only:anchored")
 
 
 def losses_again(law: Law, runs: RunTable, asked: Compositions, n_resamples: int, seed: int) -> Floats:
-    """Losses [B, n] in nats/token of the compositions `asked`, with the choice between `law` and D alone redone.
+    """Losses [B, n] in nats/token of the compositions `asked`, with the choice between `law` and no preference redone.
 
     `law` must have refits. Predictions below half of the smallest loss that was measured, or further above the largest
     than the two are apart, are NaN: outside their pilots moment laws explode.
@@ -35,16 +36,20 @@ def losses_again(law: Law, runs: RunTable, asked: Compositions, n_resamples: int
     losses = np.exp(draws[np.arange(n_resamples) % len(draws)])
     low, high = float(runs.loss.min()), float(np.append(runs.loss, law.base_loss or 0.0).max())
     losses[(losses < low / 2) | (losses > 2 * high - low)] = np.nan
-    null = law_of_size(runs)
+    null = without_preference(law, runs)
     if null is not None and null.fit is not None:
         alone = np.exp(null.fit.log_loss(asked))
         losses[~composition_wins(law, null, runs, n_resamples, seed)] = alone
     return losses
 
 
-def law_of_size(runs: RunTable) -> Trial | None:
-    """Of the laws that look at D alone, the one with the smallest cross-validated error; None if none can be fitted."""
-    trials = [cross_validate(form, runs) for form in make_forms(NULLS)]
+def without_preference(law: Law, runs: RunTable) -> Trial | None:
+    """Of the laws to which no text is better, the one with the smallest cross-validated error; None without any.
+
+    A utility law must also beat itself with all bins alike: that repeats of a bin are worth less is no preference.
+    """
+    forms = make_forms(NULLS) + ([Alike(law.shape.variant)] if isinstance(law.shape, Utility) else [])
+    trials = [cross_validate(form, runs) for form in forms]
     usable = [t for t in trials if t.skipped is None]
     return min(usable, key=lambda t: float(t.errors(runs.loss).mean())) if usable else None
 

@@ -12,6 +12,8 @@ log-perplexity plus h of its level, K + M numbers for K M cells.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pplscape.laws.forms.base import (
@@ -36,6 +38,8 @@ LEAST_BRACKET = 0.05
 PRIOR_SPREADS = (0.1, 0.3, 1.0, 3.0)
 """Candidates for the spread of u_b around its mean, relative to the mean."""
 
+NO_SPREAD = 1e-3
+"""Spread of u_b around its mean that is none."""
 NOISE_GUESS = 0.003
 """Relative noise assumed for the ridge of the starting values only."""
 
@@ -199,3 +203,15 @@ def _cells(frame: Frame) -> Floats:
 def _spread(values: Floats, frame: Frame) -> Floats:
     """v [..., K M] of theta's last numbers."""
     return values if frame.bin_levels == 1 else values @ _cells(frame).T
+
+
+class Alike(Utility):
+    """The utility law in which every bin is worth the same: returns may fall within a bin, but no text is better.
+
+    What a utility law must beat before its utilities mean anything; not a form to choose.
+    """
+
+    name = "alike"
+
+    def penalty(self, frame: Frame) -> Penalty:
+        return replace(super().penalty(frame), strengths=(NO_SPREAD**-2,))
