@@ -28,7 +28,7 @@ import numpy as np
 from pplscape.laws.fit import Setting, fit_many, setting_of
 from pplscape.laws.forms import get_form
 from pplscape.laws.information import Knowledge, Score, believed, d_optimal, derivatives, greedy, v_optimal
-from pplscape.laws.uncertainty import Noise
+from pplscape.laws.noise import Noise
 from pplscape.runs import RunTable
 
 LARGEST = 0.1

@@ -27,8 +27,9 @@ from pplscape.laws.fit import LEAST_DELTA, Fit, fit_tables, setting_of
 from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law, law_of
 from pplscape.laws.limits import limits
+from pplscape.laws.noise import Noise
 from pplscape.laws.table import labels, noise_weights, seed_noise
-from pplscape.laws.uncertainty import Noise, Uncertainty, refits
+from pplscape.laws.uncertainty import Uncertainty, refits
 from pplscape.runs import Compositions, RunTable
 
 ROOT = Path(__file__).parents[1]
@@ -113,13 +114,13 @@ def laws_of(form: str, tables: Sequence[RunTable], n_refits: int) -> list[Law]:
     weight, groups = noise_weights(tables[0]), labels(tables[0], "group")
     theta, value, strength = fit_tables(setting, log_loss, np.broadcast_to(weight, log_loss.shape))
     draws, drawn = refits(setting, theta, log_loss, weight, groups, n_refits)
-    ends = limits(setting, theta, log_loss, weight, groups, LEVEL)
+    said = limits(setting, theta, log_loss, weight, groups, LEVEL)
     laws = []
     for t, runs in enumerate(tables):
         fit = Fit(shape, setting.frame, theta[t], value[t], delta[t], noise[t], strength[t], np.nan)
         found = Uncertainty(draws[t], drawn[t], Noise(np.nan, np.nan, np.nan))
-        own = {name: (float(low[t]), float(high[t])) for name, (low, high) in ends.items()}
-        laws.append(law_of(fit, runs, found, LEVEL, own))
+        own = {name: (float(low[t]), float(high[t])) for name, (low, high) in said.ends.items()}
+        laws.append(law_of(fit, runs, found, LEVEL, own, bool(said.told[t])))
     return laws
 
 

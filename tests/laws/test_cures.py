@@ -17,7 +17,8 @@ from pplscape.laws.forms import get_form
 from pplscape.laws.forms.base import Data, Frame
 from pplscape.laws.forms.d_only import DOnly
 from pplscape.laws.information import Knowledge
-from pplscape.laws.uncertainty import Noise, uncertainty
+from pplscape.laws.noise import Noise
+from pplscape.laws.uncertainty import uncertainty
 from pplscape.runs import Compositions, RunTable
 
 NOISE = Noise(trunk=0.0, run=0.01, freedom=20.0)

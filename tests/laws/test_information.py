@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pplscape.laws.information import Knowledge, d_optimal, greedy, v_optimal
-from pplscape.laws.uncertainty import Noise
+from pplscape.laws.noise import Noise
 
 NOISE = Noise(trunk=0.02, run=0.01, freedom=10.0)
 VAGUE = 1e-6 * np.eye(3)

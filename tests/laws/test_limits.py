@@ -9,13 +9,14 @@ import pytest
 import worlds
 from scipy import optimize, stats
 
-from pplscape.laws import limits as module
 from pplscape.laws.fit import fit_form, fit_tables, setting_of
 from pplscape.laws.forms import get_form
-from pplscape.laws.law import identified, law_of
+from pplscape.laws.identified import identified
+from pplscape.laws.law import law_of
 from pplscape.laws.limits import limits, limits_of
 from pplscape.laws.table import labels
 from pplscape.laws.uncertainty import uncertainty
+from pplscape.laws.valley import valley_of
 from pplscape.runs import RunTable
 
 
@@ -29,7 +30,7 @@ def test_the_limits_of_a_mean_are_the_t_interval() -> None:
     found = limits(
         setting, fit.theta[None], np.log(runs.loss)[None], np.ones(12), labels(runs, "group"), 0.9, names=("L_mean",)
     )
-    low, high = (float(side[0]) for side in found["L_mean"])
+    low, high = (float(side[0]) for side in found.ends["L_mean"])
     half = stats.t.ppf(0.95, 11) * error.std(ddof=1) / np.sqrt(12)
     middle = np.exp(1.0 + error.mean())
     assert np.log(high / middle) == pytest.approx(half, rel=0.05)
@@ -51,7 +52,7 @@ def test_runs_of_a_trunk_do_not_count_as_independent() -> None:
             setting, measured = setting_of(fit.form, table, 1.0), np.log(table.loss)[None]
             ends = limits(
                 setting, fit.theta[None], measured, np.ones(len(table)), labels(table, "group"), names=("L_mean",)
-            )
+            ).ends
             widths[seed, column] = (ends["L_mean"][1] - ends["L_mean"][0])[0]
     assert np.median(widths[:, 1]) / np.median(widths[:, 0]) == pytest.approx(0.93, abs=0.15)
 
@@ -61,11 +62,11 @@ def test_a_held_fit_is_a_point_of_the_profile() -> None:
     runs = worlds.table("flat", trunks=8, noise=0.005, seed=3)
     fit = fit_form("d-only:anchored", runs)
     setting = setting_of(fit.form, runs)
-    problem = module._unbelieving(setting, np.log(runs.loss)[None], np.ones(len(runs)), [0, 2])
-    valley = module._Valley.of(problem, fit.theta[None], labels(runs, "group"), 0)
+    valley, _ = valley_of(setting, fit.theta[None], np.log(runs.loss)[None], np.ones(len(runs)), labels(runs, "group"))
+    problem = valley.problem
     _, direction, _, own = valley.look(np.array([0]), valley.theta, 0)
     ahead = (2.0 - valley.theta[:, :1]) * direction
-    theta = module._hold(valley, np.array([0]), 0, valley.theta, ahead, np.array([2.0]), own)
+    theta = valley.hold(np.array([0]), 0, valley.theta, ahead, np.array([2.0]), own)
     found = float(problem.objective(theta)[0])
     at = float(theta[0, 0])
     best = min(
@@ -86,7 +87,7 @@ def test_limits_hold_the_truth_where_it_is_told_and_where_it_is_not() -> None:
         setting = setting_of(get_form("d-only:anchored"), tables[0])
         log_loss, weight = np.log([t.loss for t in tables]), np.ones(len(tables[0]))
         theta, _, _ = fit_tables(setting, log_loss, np.broadcast_to(weight, log_loss.shape))
-        low, high = limits(setting, theta, log_loss, weight, labels(tables[0], "group"))["E"]
+        low, high = limits(setting, theta, log_loss, weight, labels(tables[0], "group")).ends["E"]
         assert np.mean((low <= 2.2) & (high >= 2.2)) == pytest.approx(0.9, abs=0.09)  # three standard errors
         smallest = np.exp(log_loss.min(1))
         known = [identified("E", (low[t], high[t]), (0.0, smallest[t]), smallest[t]) for t in range(len(tables))]
@@ -97,7 +98,7 @@ def test_nothing_known_ends_at_the_bounds_and_is_labelled() -> None:
     """Two close sizes and much noise: E may be 0, the law says so, and the exponent with it."""
     runs = worlds.table("flat", trunks=6, sizes=(256e3, 512e3), noise=0.03)
     fit = fit_form("d-only:anchored", runs)
-    ends = limits_of(fit, runs)
+    ends, _ = limits_of(fit, runs)
     assert ends["E"][0] == 0.0
     law = law_of(fit, runs, uncertainty(fit, runs, 40), 0.9, ends)
     assert law.intervals["E"]["unidentified"]

@@ -12,15 +12,9 @@ from scipy import stats
 from pplscape.errors import UserError
 from pplscape.laws.fit import fit_form, problem_of, setting_of
 from pplscape.laws.law import law_of
+from pplscape.laws.noise import Noise, fitted_space, noise_posterior, variance_components
 from pplscape.laws.table import labels
-from pplscape.laws.uncertainty import (
-    Noise,
-    fitted_space,
-    middle,
-    noise_posterior,
-    uncertainty,
-    variance_components,
-)  # fmt: skip
+from pplscape.laws.uncertainty import middle, uncertainty
 from pplscape.runs import RunTable
 
 

@@ -16,10 +16,11 @@ from pplscape.laws.forms.base import Floats
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.laws.law import Law, law_of
 from pplscape.laws.limits import limits_of
+from pplscape.laws.noise import Noise
 from pplscape.laws.optimum import arena_of, optimum
 from pplscape.laws.profile import profiles
 from pplscape.laws.table import labels, seed_noise, size_classes
-from pplscape.laws.uncertainty import Noise, Uncertainty, uncertainty
+from pplscape.laws.uncertainty import Uncertainty, uncertainty
 from pplscape.laws.words import verdict
 from pplscape.runs import RunTable
 
@@ -74,7 +75,7 @@ def _law(
     fit, checked = audit(trial.fit, runs)
     trial = replace(trial, fit=fit)
     found = uncertainty(fit, runs, bootstrap, seed) if bootstrap else None
-    law = law_of(fit, runs, found, LEVEL, limits_of(fit, runs, LEVEL, seed) if found else None)
+    law = law_of(fit, runs, found, LEVEL, *(limits_of(fit, runs, LEVEL, seed) if found else ()))
     place = _optimum(trial, runs, found, feasible)
     return replace(law, diagnostics=diagnostics(trial, runs) | {"audit": asdict(checked)}, optimum=place)
 

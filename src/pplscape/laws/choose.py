@@ -17,10 +17,10 @@ from pplscape.errors import UserError
 from pplscape.laws.fit import Fit, fit_form, fit_many, problem_of, setting_of, smoother
 from pplscape.laws.forms import AUTO, FORMS, Form, get_form
 from pplscape.laws.forms.base import Floats
+from pplscape.laws.noise import Noise, variance_components
 from pplscape.laws.polish import Problem
 from pplscape.laws.scores import LEVEL, aicc, paired, scores
 from pplscape.laws.table import frame_of, labels, left_out_units, noise_weights, size_classes
-from pplscape.laws.uncertainty import Noise, variance_components
 from pplscape.runs import RunTable
 
 RUNS_A_PARAMETER = (2.0, 3.0)

@@ -19,8 +19,9 @@ from pplscape.laws.forms.base import Floats, Form
 from pplscape.laws.hull import Hull
 from pplscape.laws.information import VAGUE, Knowledge, believed, derivatives, greedy, v_optimal
 from pplscape.laws.law import distances
+from pplscape.laws.noise import Noise
 from pplscape.laws.table import labels, noise_weights
-from pplscape.laws.uncertainty import Noise, uncertainty
+from pplscape.laws.uncertainty import uncertainty
 from pplscape.runs import Compositions, RunTable
 
 PILOTS = 2

@@ -161,12 +161,20 @@ def belief(setting: Setting, strength: Floats) -> tuple[Floats, Floats]:
 
 
 def problem_of(
-    setting: Setting, log_loss: Floats, weight: Floats, strength: Floats, centre: Floats | None = None
+    setting: Setting,
+    log_loss: Floats,
+    weight: Floats,
+    strength: Floats,
+    centre: Floats | None = None,
+    held: Floats | None = None,
 ) -> Problem:
-    """The minimisation behind B fits with penalties of strengths [B]; `centre` [B, p] replaces the believed theta."""
+    """The minimisation behind B fits with penalties of strengths [B]; `centre` [B, p] replaces the believed theta, and
+    `held` [B, p] is a further pull to it, in units of the objective."""
     precision, believed = belief(setting, strength)
     centres = np.broadcast_to(believed, precision.shape[:2]) if centre is None else centre
     ridge = np.reshape(setting.noise, (-1, 1, 1)) ** 2 * precision
+    if held is not None:
+        ridge = ridge + held[:, :, None] * np.eye(held.shape[1])
     return Problem(setting.form, setting.frame, setting.data, log_loss, weight, setting.delta, ridge, centres)
 
 
@@ -177,13 +185,14 @@ def fit_many(
     warm: Floats | None = None,
     strength: Floats | None = None,
     centre: Floats | None = None,
+    held: Floats | None = None,
     precise: bool = False,
 ) -> tuple[Floats, Floats, Floats]:
     """B fits: (theta [B, p], objective [B], strength [B]) for ln L [B, n] and weights [B, n].
 
     `warm` are starts that replace the grid of starts: [W, p] for all fits, or [B, W, p].
     `strength` [B] fixes the penalty instead of choosing it fit by fit, `centre` [B, p] is where it pulls theta (only
-    with `strength`); `precise` polishes to the last digit.
+    with `strength`) and `held` [B, p] a further pull to it (see `problem_of`); `precise` polishes to the last digit.
     """
     n_fits, n_runs = weight.shape
     cells = n_runs * (len(setting.form.names(setting.frame)) + 1) * 8
@@ -196,6 +205,7 @@ def fit_many(
             warm[i : i + size] if warm is not None and warm.ndim == 3 else warm,
             None if strength is None else strength[i : i + size],
             None if centre is None else centre[i : i + size],
+            None if held is None else held[i : i + size],
             PRECISE if precise else QUICK,
         )
         for i in range(0, n_fits, size)
@@ -210,13 +220,14 @@ def _fit_batch(
     warm: Floats | None,
     strength: Floats | None,
     centre: Floats | None,
+    held: Floats | None,
     care: Care,
 ) -> tuple[Floats, Floats, Floats]:
     starts = _starts(setting, log_loss, weight, warm)
     penalty = setting.form.penalty(setting.frame)
     if penalty is None or strength is not None:
         fixed = np.zeros(len(weight)) if strength is None else strength
-        theta, value = _solve(problem_of(setting, log_loss, weight, fixed, centre), starts, care)
+        theta, value = _solve(problem_of(setting, log_loss, weight, fixed, centre, held), starts, care)
         return theta, value, fixed
     thetas: list[Floats] = []
     values, errors = [], []

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pplscape.laws.fit import Setting, belief
 from pplscape.laws.forms.base import Floats
-from pplscape.laws.uncertainty import Noise
+from pplscape.laws.noise import Noise
 from pplscape.runs import Compositions
 
 VAGUE = 10.0

@@ -18,16 +18,10 @@ from pplscape.laws.fit import Fit
 from pplscape.laws.forms import get_form
 from pplscape.laws.forms.base import Floats, Form, Frame
 from pplscape.laws.hull import Hull
-from pplscape.laws.limits import EXPONENTS
+from pplscape.laws.identified import EXPONENTS, edges, identified
 from pplscape.laws.table import labels
 from pplscape.laws.uncertainty import Uncertainty, middle
 from pplscape.runs import Compositions, RunTable
-
-UNIDENTIFIED_RATIO = 1e3
-"""A positive parameter whose interval spans more than this factor is called unidentified; so is an irreducible loss
-whose interval spans half of the smallest measured, and whatever reaches its bound."""
-EXPONENT_RATIO = 3.0
-"""The same for exponents: from 0.2 to 0.6, say, nothing is known of what larger sizes bring."""
 
 
 class Prediction(NamedTuple):
@@ -232,10 +226,12 @@ def law_of(
     found: Uncertainty | None = None,
     level: float = 0.9,
     limits: Mapping[str, tuple[float, float]] | None = None,
+    told: bool = True,
 ) -> Law:
     """A law without comparisons: parameters, intervals, resamples, region.
 
-    `limits` (`laws.limits`) are used for the parameters they name, the refits' quantiles for the others.
+    `limits` (`laws.limits`) are used for the parameters they name, the refits' quantiles for the others; unless `told`,
+    E and the exponents are labelled unidentified whatever their limits.
     """
     form = fit.form
     law = Law(form.spec, form.scale, form.reading, fit.params, fit.frame, covered=level, region=region_of(form, runs))
@@ -251,17 +247,17 @@ def law_of(
         groups=len(set(labels(runs, "group"))),
     )
     smallest = float(runs.loss.min())
-    with np.errstate(all="ignore"):  # where there is no bound, or one of theta says nothing of a parameter: not finite
-        edges = [form.params(edge, fit.frame)[0] for edge in form.bounds(fit.frame, np.array([smallest]))]
-    edges = [np.where(np.isfinite(edge), edge, none) for edge, none in zip(edges, (-np.inf, np.inf), strict=True)]
+    least, most = (side[0] for side in edges(form, fit.frame, np.array([smallest])))
     low, high = middle(draws, level)
     for i, (name, value) in enumerate(fit.params.items()):
         ends = (limits or {}).get(name, (float(low[i]), float(high[i])))
         ends = (min(ends[0], value), max(ends[1], value))
-        known = identified(name, ends, (float(edges[0][i]), float(edges[1][i])), smallest)
+        known = identified(name, ends, (float(least[i]), float(most[i])), smallest)
         law.intervals[name] = list(ends) if known else _unidentified(*ends)
     valley = [name for name in ("E", *EXPONENTS) if name in law.intervals]
-    if any(isinstance(law.intervals[name], dict) for name in valley):  # the runs tell only how they go together
+    if not told or any(
+        isinstance(law.intervals[name], dict) for name in valley
+    ):  # the runs tell only how they go together
         for name in valley:
             if isinstance(law.intervals[name], list):
                 law.intervals[name] = _unidentified(*law.intervals[name])
@@ -276,16 +272,6 @@ def distances(name: str, value: float, draws: Floats) -> tuple[Floats, bool]:
 
 def _unidentified(low: float, high: float) -> dict[str, Any]:
     return {"unidentified": True, "low": low, "high": high}
-
-
-def identified(name: str, limits: tuple[float, float], edges: tuple[float, float], smallest: float) -> bool:
-    """Whether an interval says something: it ends before the parameter's bounds, and is not absurdly wide."""
-    low, high = limits
-    if low <= edges[0] or high >= edges[1] or low == high:
-        return False
-    if name == "E":
-        return high - low <= 0.5 * smallest
-    return not 0 < low * (EXPONENT_RATIO if name in EXPONENTS else UNIDENTIFIED_RATIO) < high
 
 
 def _normal_scores(n: int) -> Floats:

@@ -10,9 +10,9 @@ import numpy as np
 from pplscape.laws.choose import Choice, Trial
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.law import Law
+from pplscape.laws.noise import LEAST_FREEDOM
 from pplscape.laws.scores import paired
 from pplscape.laws.table import labels, left_out_units
-from pplscape.laws.uncertainty import LEAST_FREEDOM
 from pplscape.runs import RunTable
 
 PAPER = "arXiv 2512.21515"

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from pplscape.laws.forms.base import EXPONENT, Data, Floats, Frame, non_negative_least_squares
-from pplscape.laws.forms.power_sum import FAR, PowerSum
+from pplscape.laws.forms.base import EXPONENT, Data, Floats, Frame
+from pplscape.laws.forms.power_sum import FAR, PowerSum, log_amounts
 from pplscape.runs import Compositions
 
 NO_DECAY = 30.0
@@ -103,8 +103,7 @@ class DataConstrained(PowerSum):
             if "log_n" in data:
                 columns.insert(0, np.exp(-alpha * (data["log_n"] - data["log_n"].mean())))
                 shift.insert(0, alpha * data["log_n"].mean())
-            linear = non_negative_least_squares(np.stack(columns, axis=-1), loss, weight / loss**2)
-            logs = np.log(np.maximum(linear, 1e-6)) + shift
+            logs = log_amounts(np.stack(columns, axis=-1), loss, weight) + shift
             names = ("A", "B", "E")[-logs.shape[-1] :]
             amounts: dict[str, Floats | float] = {k: logs[:, i] for i, k in enumerate(names)}
             fixed = {"alpha": alpha, "beta": beta, "R_D": r_d}

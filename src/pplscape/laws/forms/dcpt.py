@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from pplscape.laws.forms.base import EXPONENT, Data, Floats, Frame, non_negative_least_squares
-from pplscape.laws.forms.power_sum import FAR, PowerSum
+from pplscape.laws.forms.base import EXPONENT, Data, Floats, Frame
+from pplscape.laws.forms.power_sum import FAR, PowerSum, log_amounts
 from pplscape.runs import Compositions
 
 
@@ -84,8 +84,7 @@ class DCPT(PowerSum):
             if "log_n" in data:
                 columns.insert(0, np.exp(-one["alpha"] * (data["log_n"] - data["log_n"].mean())))
                 shift.insert(0, one["alpha"] * data["log_n"].mean())
-            linear = non_negative_least_squares(np.stack(columns, axis=-1), loss, weight / loss**2)
-            logs = np.log(np.maximum(linear, 1e-6)) + shift
+            logs = log_amounts(np.stack(columns, axis=-1), loss, weight) + shift
             names = ("A", "B", "C", "E")[-logs.shape[-1] :]
             found.append({**{k: logs[:, i] for i, k in enumerate(names)}, **one})
         return self.candidates(found, frame, len(loss))
