@@ -76,6 +76,10 @@ class Prior:
 EXPONENT = 0.3
 """Typical exponent of loss in training tokens (0.28-0.37 in arXiv 2203.15556 and its replications)."""
 
+ALIVE = 0.01
+"""Share of the loss that every term of a start has: of a term near 0 the logarithm has no slope, and a fit that starts
+there never gets it back (`dcpt`: residuals of ten times the noise where the grid's best had no mixture term)."""
+
 
 class Form(ABC):
     """A law's form. Subclasses state the formula, its source and the class constants below."""
@@ -236,3 +240,10 @@ def non_negative_least_squares(design: Floats, target: Floats, weight: Floats) -
         full[:, chosen] = found
         best[better], best_error[better] = full[better], error[better]
     return best
+
+
+def log_amounts(columns: Floats, loss: Floats, weight: Floats) -> Floats:
+    """ln of the non-negative amounts [B, q] of columns [n, q] that are closest to losses [B, n] in relative terms, each
+    large enough for its term to be ALIVE."""
+    linear = non_negative_least_squares(columns, loss, weight / loss**2)
+    return np.log(np.maximum(linear, ALIVE * loss.mean(1, keepdims=True) / columns.mean(0)))

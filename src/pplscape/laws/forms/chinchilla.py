@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, non_negative_least_squares
+from pplscape.laws.forms.base import Data, Floats, Form, Frame, box, log_amounts
 from pplscape.runs import Compositions
 
 
@@ -66,9 +66,8 @@ class Chinchilla(Form):
         unit_n, unit_d = np.exp(-alpha * data["log_n"].mean()), np.exp(-beta * data["log_d"].mean())
         columns = [np.exp(-alpha * data["log_n"]) / unit_n, np.exp(-beta * data["log_d"]) / unit_d]
         design = np.stack([*columns, np.ones_like(columns[0])], axis=-1)
-        linear = non_negative_least_squares(design, loss, weight / loss**2)
-        amounts = np.maximum(linear / [unit_n, unit_d, 1.0], 1e-12)
-        return np.concatenate([np.log(amounts), np.broadcast_to(exponents, (len(loss), 2))], axis=-1)
+        amounts = log_amounts(design, loss, weight) - np.log([unit_n, unit_d, 1.0])
+        return np.concatenate([amounts, np.broadcast_to(exponents, (len(loss), 2))], axis=-1)
 
     def params(self, theta: Floats, frame: Frame) -> Floats:
         return np.concatenate([np.exp(theta[..., :3]), theta[..., 3:]], axis=-1)

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from pplscape.laws.forms.base import EXPONENT, Data, Floats, Frame
-from pplscape.laws.forms.power_sum import FAR, PowerSum, log_amounts
+from pplscape.laws.forms.base import EXPONENT, Data, Floats, Frame, log_amounts
+from pplscape.laws.forms.power_sum import FAR, PowerSum
 from pplscape.runs import Compositions
 
 NO_DECAY = 30.0

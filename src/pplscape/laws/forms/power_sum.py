@@ -14,14 +14,11 @@ from typing import ClassVar
 import numpy as np
 
 from pplscape.errors import UserError
-from pplscape.laws.forms.base import Data, Floats, Form, Frame, Prior, non_negative_least_squares
+from pplscape.laws.forms.base import Data, Floats, Form, Frame, Prior
 from pplscape.runs import Compositions
 
 FAR = 40.0
 """Trial steps of a fit may go anywhere: exponents stop here, far beyond any loss or number of repeats."""
-ALIVE = 0.01
-"""Share of the loss that every term of a start has: of a term near 0 the logarithm has no slope, and a fit that starts
-there never gets it back (`dcpt`: residuals of ten times the noise where the grid's best had no mixture term)."""
 
 
 class PowerSum(Form):
@@ -112,10 +109,3 @@ class PowerSum(Form):
         """Starts theta [B, C, p] from dictionaries of theta [B] or one number; held parameters are passed over."""
         rows = [[np.broadcast_to(one[name], (n_fits,)) for name in self.names(frame)] for one in found]
         return np.moveaxis(np.asarray(rows, float), -1, 0)
-
-
-def log_amounts(columns: Floats, loss: Floats, weight: Floats) -> Floats:
-    """ln of the non-negative amounts [B, q] of columns [n, q] that are closest to losses [B, n] in relative terms, each
-    large enough for its term to be ALIVE."""
-    linear = non_negative_least_squares(columns, loss, weight / loss**2)
-    return np.log(np.maximum(linear, ALIVE * loss.mean(1, keepdims=True) / columns.mean(0)))
