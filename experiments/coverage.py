@@ -78,8 +78,10 @@ E to first order, and is held while the rest is fitted (`laws.uncertainty`).
 a bound of its parameter, if that of E spans more than half of the smallest loss, or if an exponent's high end is more
 than 3 times its low end. Their intervals are given all the same, and counted in the first figure. And the runs must
 tell them wherever in its 99 % interval the true E may be: the rule is asked again of runs without noise that lie on the
-law at either end of it. Without this, luck decided: where 83 to 98 % of data sets were labelled, the others were those
-whose estimates lay at a steep end of the valley, and of them 11 to 76 % held the truth.
+law at either end of it. Without this, where 83 to 98 % of data sets were labelled, of the others 11 to 76 % held the
+truth: those whose estimates lay by luck at a steep end of the valley. Where about nine of ten are labelled the few
+others still are such ones (the figure after the semicolon); wider intervals than 99 %, or more noise than was
+measured, leave fewer and luckier ones (tried). With few labelled, or all, the rule holds what it says.
 
 **Above 95 %** what bounds an interval comes from outside the runs: E >= 0, ranges of exponents, the weakest shrinkage
 (`gp`), weak priors on exponents. A truth in the middle of what was believed beforehand is then held more often. Too

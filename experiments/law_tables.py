@@ -73,9 +73,7 @@ def table_rows(name: str, python: str | None, kept: list[Row]) -> list[Row]:
     module = import_module(f"published.{name}")
     if name != "regmix":
         return module.rows()
-    if python:
-        return module.rows(python)
-    return [row for row in kept if row.table == "regmix" and row.by == module.PEER] + module.rows()
+    return module.rows(python, kept=[row for row in kept if row.table == "regmix"])
 
 
 def tally(rows: list[Row]) -> str:

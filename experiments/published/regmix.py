@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +108,17 @@ def peer(python: str) -> dict[str, dict[str, float]]:
     return {size: {k: spearman(np.array(predicted[size][k]), asked[size][1][k]) for k in PUBLISHED} for size in TARGETS}
 
 
-def rows(python: str | None = None, specs: tuple[str, ...] = ("utility", "utility:power")) -> list[Row]:
-    """LightGBM (with `python`, one that has it) beside what was published, and our laws beside both."""
+def rows(
+    python: str | None = None, specs: tuple[str, ...] = ("utility", "utility:power"), kept: Sequence[Row] = ()
+) -> list[Row]:
+    """LightGBM (with `python`, one that has it, else as it was in `kept`) beside what was published, and our laws
+    beside both."""
     found = {spec: ours(spec) for spec in specs}
+    before = {row.figure: row.ours for row in kept if row.by == PEER and row.ours is not None}
     if python:
         found = {PEER: peer(python), **found}
+    elif before:
+        found = {PEER: {size: {k: before[f"{size} {k}"] for k in PUBLISHED} for size in TARGETS}, **found}
     every = [_row(size, domain, by, found) for size in TARGETS for domain in PUBLISHED for by in found]
     return every + [_mean(size, by, found[by][size]) for size in TARGETS for by in found]
 
