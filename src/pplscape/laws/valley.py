@@ -214,6 +214,7 @@ class Valley:
         _, direction, information, own = self.look(np.arange(len(start)), theta, i)
         noise = np.median(np.hypot(self.trunk, self.run), axis=1)
         step = KNOT * noise / np.sqrt(information)
+        least = 1e-3 * np.where(np.isfinite(extent), extent, step)
         rows = np.flatnonzero(room > 0)
         knots = []
         for _ in range(ROUNDS):
@@ -225,7 +226,7 @@ class Valley:
             found = self.hold(rows, i, theta[rows], ahead, held, own[rows])
             reached, turned, _, steep = self.look(rows, found, i)
             gain, went = reached - score[rows], distance - at[rows]
-            near = (gain <= WIDEST_KNOT) | (went < 1e-3 * extent[rows])
+            near = (gain <= WIDEST_KNOT) | (went < least[rows])
             step[rows] = went * np.clip(KNOT / np.maximum(gain, 1e-3), 0.2, 3.0)
             to = rows[near]
             score[to] = np.maximum(reached, score[rows])[near]  # a fit that found a lower place further out: flat
