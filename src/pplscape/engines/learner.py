@@ -25,6 +25,8 @@ from pplscape.engines.transformers import LOGIT_BYTES, Row, TransformersEngine, 
 from pplscape.errors import UserError
 
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
+HEAD_ROWS = 256
+"""Positions whose logits are computed at once, at least: products of fewer rows are slow."""
 LORA_SEED = 0
 """Of the adapters' first weights: the same for every run that is compared."""
 
@@ -166,7 +168,7 @@ class TransformersLearner(TransformersEngine):
         tokens_BT, mask_BT, targets_N = self._tensors(rows)
         hidden_Nd = self.model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[mask_BT]
         weight_Vd = self.model.get_output_embeddings().weight
-        slice_rows = max(1, LOGIT_BYTES[self.device] // (4 * len(weight_Vd)))
+        slice_rows = max(HEAD_ROWS, LOGIT_BYTES[self.device] // (4 * len(weight_Vd)))
         with torch.autocast(self.device, enabled=False):
             return LinearCrossEntropy.apply(hidden_Nd.to(self._compute), weight_Vd, targets_N, slice_rows)
 
