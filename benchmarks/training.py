@@ -4,8 +4,8 @@
     python benchmarks/training.py --rows short       # rows of mixed length, as the end of documents makes them
 
 Same initial weights, order, precision (bfloat16 autocast over fp32 weights, or fp32), AdamW (fused), clipping, warm-up
-and steps of the same size. Every contestant is repeated in turn; medians and their ratio go to results/training.jsonl, and the same of CPU seconds
-(all processes, loading the model included), which tell more on a machine that others use, too.
+and steps of the same size. Every contestant is repeated in turn; medians and their ratio go to results/training.jsonl,
+and the same of CPU seconds (of all processes, loading the model included), which say more on a machine that others use.
 The Trainer has logging, evaluation and saving off; its number of loader workers is the best of those tried.
 """
 
