@@ -6,7 +6,8 @@
 
 `run` needs lm-eval and py-data-juicer in its environment; what is not installed is left out and named. A cell is a
 workload and a model. Contestants live in processes of their own and take turns: one run each to warm up and to choose
-the batch size (peers: the faster of two, ours: none), then the rounds (short cells need more of them to be sure). All tokenise, all use the same
+the batch size (peers: the faster of two, ours: none), then the rounds (--rounds; cells of a second or two need
+more). All tokenise, all use the same
 dtype and threads, all score the same tokens (checked); ratios are between medians over the rounds.
 """
 

@@ -75,7 +75,8 @@ def _goals(cells: dict[str, Any]) -> str:
         ]
         met = "reached" if ratio >= goal else "**missed**"
         lines.append(
-            f"| {name} | {goal:g}x {words} ({peers[0]}) | {ratio:.2f}x | {len(each)} | {min(each):.2f}-{max(each):.2f} | {met} |"
+            f"| {name} | {goal:g}x {words} ({peers[0]}) | {ratio:.2f}x | {len(each)} "
+            f"| {min(each):.2f}-{max(each):.2f} | {met} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import landscapes
@@ -12,6 +14,7 @@ from landscapes import BUDGET, FIRST, SIZES, pilots
 from scipy import stats
 
 from pplscape.adaptive import (
+    BOUNDS_HELD,
     DRAWS,
     Evidence,
     Menu,
@@ -32,6 +35,8 @@ from pplscape.laws.information import Knowledge, believed, derivatives
 from pplscape.laws.table import labels
 from pplscape.stages.landscape import ScoredPool, describe
 from pplscape.statistics import Bins, moments
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +237,11 @@ def test_too_few_tokens_say_how_many_are_needed(menu: Menu, evidence: Evidence) 
 def test_without_a_law_of_composition_there_is_nothing_to_adapt(menu: Menu) -> None:
     with pytest.raises(UserError, match="needs a law of composition"):
         evidence_of(pilots(menu, "flat"), ["constant", "d-only"])
+
+
+def test_bounds_that_held_are_those_of_the_experiment() -> None:
+    worlds = json.loads((ROOT / "experiments/results/adaptive_worlds.json").read_text())
+    held = [row["true_best"] <= row["largest"] for row in worlds if row["world"] == "dirty"]
+    assert f"{sum(held)} of {len(held)}" == BOUNDS_HELD
+    for page in ("docs/adaptive-planning.md", "docs/results/adaptive-design.md"):
+        assert f"{BOUNDS_HELD} bounds held" in (ROOT / page).read_text()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplscape.engines.base import length_buckets
+from pplscape.engines.base import even_batches, length_buckets
 from pplscape.engines.fake import FakeEngine
 from pplscape.training.evaluate import measure
 from pplscape.training.loop import (
@@ -60,6 +60,20 @@ def test_buckets_hold_every_item_once_within_the_limit(lengths: list[int], limit
     assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
     for b in batches:
         assert len(b) == 1 or len(b) * max(lengths[i] for i in b) <= limit
+
+
+@given(st.lists(st.integers(1, 300), max_size=50), st.integers(1, 1000))
+def test_even_batches_hold_every_item_once_within_the_limit(lengths: list[int], limit: int) -> None:
+    batches = even_batches(lengths, limit)
+    assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
+    assert all(len(b) == 1 or sum(lengths[i] for i in b) <= limit for b in batches)
+
+
+def test_even_batches_known_cut() -> None:
+    """2,300 tokens in two of about 1,150, not in one of 2,048 and a rest."""
+    batches = even_batches([100] * 23, 2048)
+    assert [len(b) for b in batches] == [12, 11]
+    assert [b.tolist() for b in even_batches([1, 5, 3], 5)] == [[1], [2, 0]]
 
 
 def _chunks(n: int, vocabulary: int, seed: int = 0) -> list[np.ndarray]:

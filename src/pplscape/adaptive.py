@@ -41,6 +41,9 @@ SURE = 0.95
 """Confidence from which on the decision counts as settled."""
 MISFIT = 4.0
 """A law that misses the runs by more than this times their seed noise settles nothing."""
+BOUNDS_HELD = "17 of 20"
+"""Bounds of level SURE that held in a simulated world that the law fits only roughly: world `dirty` of
+experiments/results/adaptive_worlds.json (docs/results/adaptive-design.md)."""
 LEAST_ERROR = 1e-12
 SAME_PLACE, SAME_SHARES = 0.02, 0.02
 """A candidate within this share of the pool's spread, and this share of tokens in other bins, is a regime that ran."""
@@ -148,8 +151,8 @@ class Decision:
     settles: float
     """Chance that after the planned pilots `sure` exceeds SURE."""
     largest: float
-    """No selection is better than random by more than this, nats/token, with confidence SURE if the law is right. In a
-    simulated world that it fits only roughly 17 of 20 such bounds held (docs/results/adaptive-design.md)."""
+    """No selection is better than random by more than this, nats/token, with confidence SURE if the law is right; if
+    not, see BOUNDS_HELD."""
     noise: float
     """Noise of one run around the law, nats/token: a smaller gain is not worth looking for."""
     misfit: float | None
@@ -170,7 +173,7 @@ class Decision:
             return (
                 f"Flat: if the {self.form} law is right, more pilots will not find a difference larger than "
                 f"{self.largest:.4f} nats/token, less than the noise of one run ({self.noise:.4f}). Use random. "
-                f"(A {SURE:.0%} bound; where a law fitted only roughly, 17 of 20 such bounds held in simulation.)"
+                f"(A {SURE:.0%} bound; where a law fitted only roughly, {BOUNDS_HELD} such bounds held in simulation.)"
             )
         if self.misfit is not None and self.misfit > MISFIT:
             return (

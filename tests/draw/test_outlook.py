@@ -57,6 +57,18 @@ def test_losses_are_the_chosen_laws_and_gains_are_not():
         assert view.curve[0]["gain"]["mean"] == pytest.approx(500**-0.5 - 1000**-0.5)
 
 
+def test_a_law_without_tokens_saves_none_and_wastes_none():
+    """By the constant law random has the same loss at every size, which no factor of tokens reaches or misses."""
+
+    def constant(asked):
+        return np.full(len(asked), 3.5)
+
+    oracle = Oracle(constant, lambda a: (constant(a) - 0.1, constant(a) + 0.1), None, 3, "constant", power, "utility")
+    view = look(oracle, at(1000, 2.0), 1000, at(10_000), [])
+    assert view.predicted["efficiency"] is None
+    assert view.predicted["gain"]["mean"] == pytest.approx(1000**-0.5 - 2000**-0.5)
+
+
 def test_without_pilots_there_is_a_prediction_but_no_verdict():
     nothing = np.full
     oracle = Oracle(power, lambda a: (nothing(len(a), np.nan), nothing(len(a), np.nan)), None, seeds=0)

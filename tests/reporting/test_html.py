@@ -105,6 +105,15 @@ def test_json_in_the_page_cannot_close_its_script(sketched, run):
         json.loads(script)
 
 
+def test_a_law_without_tokens_tells_of_no_other_budgets(undrawn, run):
+    edit_json(run / "selection/selection.json", lambda s: s["predicted"].update(efficiency=None, form="constant"))
+    text = page(run)
+    for untold in ("would waste", "would save", "tokens random needs for it", 'id="calculator"'):
+        assert untold not in text
+    assert "There is nothing to tell of other budgets: by the constant law tokens change nothing." in text
+    assert "There are no tokens to save" in text or "No gain over random was measured" in text
+
+
 def test_samples_of_the_selection_stay_text(sketched, run):
     sample = {"doc_id": "d", "chunk_index": 0, "nll": 4.0, "source": EVIL, "bin": 1, "taken": False, "text": EVIL * 9}
     edit_json(run / "selection/selection.json", lambda s: s.update(samples=[sample]))

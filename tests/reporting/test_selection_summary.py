@@ -68,6 +68,13 @@ def test_a_gain_inside_the_noise_is_warned_of() -> None:
     assert "> **Warning.** The gain is inside the noise" in summary(facts)
 
 
+def test_a_law_without_tokens_has_no_row_of_them() -> None:
+    facts = copy.deepcopy(FACTS)
+    facts["predicted"]["efficiency"] = None
+    assert "tokens random needs" not in summary(facts)
+    assert row(summary(facts), "gain over random")
+
+
 def test_both_laws_are_named_where_two_speak() -> None:
     text = summary({**FACTS, "law": {"form": "paper", "scale": "ppl", "chosen": "gp"}})
     assert "Losses by the law gp; paper decided what to take." in text

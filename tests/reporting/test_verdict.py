@@ -153,6 +153,12 @@ def test_censored_efficiency_is_a_bound(run):
     assert verdict(run).numbers[2].value == "at least 8.00×"
 
 
+def test_without_tokens_in_the_law_none_are_saved(run):
+    edit_json(run / "selection/selection.json", lambda s: s["predicted"].update(efficiency=None, form="constant"))
+    saved = verdict(run).numbers[2]
+    assert (saved.value, saved.detail) == ("–", "by the constant law tokens change nothing")
+
+
 def test_costs_in_tokens_of_training(run):
     folder = RunFolder.read(run)
     costs = costs_of(folder)

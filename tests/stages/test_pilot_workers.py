@@ -85,15 +85,8 @@ def test_a_killed_coordinator_finds_its_trunks(
     assert len(again) == 2
 
 
-def test_ray(bench: dict[str, Path], serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_ray(bench: dict[str, Path], serial: Path, tmp_path: Path, on_ray: None) -> None:  # noqa: F811
     """An actor; the same files."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'pplscape[ray]'")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")
-    try:
-        ray.init("local", num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
-        found = _run(bench, tmp_path / "pilots", executor="ray", workers=1)
-    finally:
-        ray.shutdown()
+    found = _run(bench, tmp_path / "pilots", executor="ray", workers=1)
     assert _files(found) == _files(serial)
     assert ":" in next(iter(read_manifest(found)["run"]["trunks"]))

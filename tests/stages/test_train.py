@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from train_jobs import kill, start
 
 from pplscape.engines.fake import FakeEngine
 from pplscape.errors import UserError
@@ -50,23 +49,18 @@ def test_killed_anywhere_the_weights_are_those_of_an_undisturbed_run(
 ) -> None:
     train(**_arguments(text, tiny_model_dir, tmp_path / "whole"), recipe=RECIPE)
     arguments = _arguments(text, tiny_model_dir, tmp_path / "killed")
-    script = (
-        "import sys, json\nfrom pplscape.stages.train import train\nfrom pplscape.training.schedule import Recipe\n"
-        "a = json.loads(sys.argv[1])\ntrain(**a, recipe=Recipe(**json.loads(sys.argv[2])))"
-    )
-    command = [sys.executable, "-c", script, json.dumps(arguments), json.dumps(RECIPE.__dict__)]
     checkpoints = tmp_path / "killed.partial" / "checkpoints"
     seen: list[int] = []
     for wanted in (3, 9):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        (process,) = start(arguments | {"recipe": RECIPE})
         while not any(int(p.name[5:]) >= wanted for p in checkpoints.glob("step-*")):
-            assert process.poll() is None, "the run ended before it was killed"
+            assert process.is_alive(), "the run ended before it was killed"
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        kill([process])
+        assert process.exitcode == -signal.SIGKILL
         seen.append(max(int(p.name[5:]) for p in checkpoints.glob("step-*")))
     assert seen[0] < seen[1]  # the second start went on where the first was killed
-    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    train(**arguments, recipe=RECIPE)
     assert _data(tmp_path / "killed") == _data(tmp_path / "whole")
     counts = [read_manifest(tmp_path / name)["counts"] for name in ("whole", "killed")]
     facts = [c.pop("facts") for c in counts]  # they hold the folder's name

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from train_jobs import kill, start
 
 from pplscape.manifest import read_manifest
 from pplscape.stages.train import train
@@ -50,13 +51,11 @@ def _torchrun(folder: Path, arguments: dict[str, Any]) -> subprocess.Popen[bytes
 def test_two_processes_train_one_model(arguments: dict[str, Any], tmp_path: Path) -> None:
     alone = train(**arguments, out=tmp_path / "alone", recipe=RECIPE)
     shared = arguments | {"out": str(tmp_path / "shared")}
-    process = _torchrun(tmp_path, shared)
+    processes = start(shared | {"recipe": RECIPE}, ranks=2)
     checkpoints = tmp_path / "shared.partial/checkpoints"
-    while process.poll() is None and not any(int(p.name[5:]) >= 4 for p in checkpoints.glob("step-*")):
+    while processes[0].is_alive() and not any(int(p.name[5:]) >= 4 for p in checkpoints.glob("step-*")):
         time.sleep(0.02)
-    process.kill()
-    process.wait()
-    subprocess.run(["pkill", "-9", "-f", str(tmp_path / "train.py")], check=False)
+    kill(processes)
     assert checkpoints.exists(), "the run ended before it was killed"
     assert _torchrun(tmp_path, shared).wait() == 0
     ours, expected = (load_file(p / "model/model.safetensors") for p in (tmp_path / "shared", alone))

@@ -14,13 +14,11 @@ from pplscape.cli.options import (
     Bos,
     Budget,
     ChunkTokens,
-    CooldownShare,
     Corpus,
     DryRun,
     Dtype,
     Engine,
     Executor,
-    LearningRate,
     Limit,
     LimitTokens,
     MinTokens,
@@ -29,10 +27,9 @@ from pplscape.cli.options import (
     Overwrite,
     Revision,
     Seed,
-    StepTokens,
     Threads,
-    WarmupTokens,
     Workers,
+    with_recipe,
 )
 from pplscape.training.schedule import Recipe
 
@@ -133,6 +130,7 @@ def score(
 
 
 @app.command()
+@with_recipe("learning_rate", "warmup_tokens", "cooldown_share", "step_tokens")
 def probe(
     scores: Annotated[Path, typer.Argument(help="The folder of `score`.")],
     model: Model,
@@ -141,10 +139,7 @@ def probe(
     out: Out,
     config: Config = None,
     overrides: Set = None,
-    learning_rate: LearningRate = Recipe.learning_rate,
-    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
-    cooldown_share: CooldownShare = Recipe.cooldown_share,
-    step_tokens: StepTokens = Recipe.step_tokens,
+    recipe: Recipe = Recipe(),
     engine: Engine = "transformers",
     revision: Revision = None,
     dtype: Dtype = "auto",
@@ -167,7 +162,6 @@ def probe(
     from pplscape.stages.probe import probe as stage
     from pplscape.stages.probe import summary
 
-    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens)
     path = stage(
         scores, model=model_path(model), corpus=corpus, tokens=each, out=out, recipe=recipe, engine=engine,
         revision=revision, dtype=dtype, bos=bos, seed=seed, overwrite=overwrite,

@@ -10,29 +10,24 @@ import typer
 from pplscape.cli.configured import Config, Set
 from pplscape.cli.dry import dry, model_cost
 from pplscape.cli.options import (
+    RECIPE,
     Address,
     Bos,
     Budget,
-    CooldownShare,
-    Decay,
     DryRun,
     Dtype,
     Engine,
     Executor,
     General,
-    LearningRate,
-    LoraRank,
     Model,
     Out,
     Overwrite,
-    ReplayShare,
     Revision,
     Seed,
-    StepTokens,
     Threads,
-    WarmupTokens,
     Workers,
     pairs,
+    with_recipe,
 )
 from pplscape.errors import UserError
 from pplscape.training.schedule import Recipe
@@ -41,6 +36,7 @@ app = typer.Typer()
 
 
 @app.command()
+@with_recipe(*RECIPE)
 def plan(
     landscape: Path,
     budget: Budget,
@@ -52,13 +48,7 @@ def plan(
     runs: Annotated[list[Path] | None, typer.Option(help="Pilots that ran; repeat for several rounds.")] = None,
     designed: Annotated[int, typer.Option(help="Regimes besides random.")] = 9,
     random_seeds: Annotated[int, typer.Option(help="Seeds of the random regime.")] = 3,
-    learning_rate: LearningRate = Recipe.learning_rate,
-    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
-    cooldown_share: CooldownShare = Recipe.cooldown_share,
-    step_tokens: StepTokens = Recipe.step_tokens,
-    replay_share: ReplayShare = Recipe.replay_share,
-    decay: Decay = Recipe.decay,
-    lora_rank: LoraRank = Recipe.lora_rank,
+    recipe: Recipe = Recipe(),
     n_params: Annotated[int | None, typer.Option(help="Parameters of the model, for the FLOPs.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -73,7 +63,6 @@ def plan(
     from pplscape.stages.plan import plan as stage
     from pplscape.stages.plan import summary
 
-    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share, decay, lora_rank)
     path = stage(
         landscape, budget=budget, pilot_tokens=parse_budget(pilot_tokens, 0), out=out, designed=designed,
         random_seeds=random_seeds, recipe=recipe, n_params=n_params, runs=runs, seed=seed, overwrite=overwrite,

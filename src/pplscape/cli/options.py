@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pplscape.errors import UserError
+from pplscape.training.schedule import Recipe
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; an existing result of the same inputs is kept.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of another configuration.")]
@@ -31,13 +35,43 @@ ChunkTokens = Annotated[int, typer.Option("--chunk-tokens", help="Of inputs that
 MinTokens = Annotated[int, typer.Option("--min-tokens", help="Shorter remainders are rejected.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Read at most this many documents.")]
 LimitTokens = Annotated[int | None, typer.Option("--limit-tokens", help="Read about this many tokens.")]
-LearningRate = Annotated[float, typer.Option("--learning-rate", help="Peak.")]
-WarmupTokens = Annotated[int, typer.Option("--warmup-tokens")]
-CooldownShare = Annotated[float, typer.Option("--cooldown-share", help="Share of a run's tokens in its cooldown.")]
-StepTokens = Annotated[int, typer.Option("--step-tokens", help="Domain tokens per optimiser step.")]
+
+
 ReplayShare = Annotated[float, typer.Option("--replay-share", help="Share of trained tokens that is general text.")]
-Decay = Annotated[str, typer.Option("--decay", help="Shape of the cooldown: sqrt (1 - sqrt) or cosine.")]
-LoraRank = Annotated[int, typer.Option("--lora-rank", help="Train adapters of this rank; 0 trains every weight.")]
+RECIPE = {
+    "learning_rate": Annotated[float, typer.Option("--learning-rate", help="Peak.")],
+    "warmup_tokens": Annotated[int, typer.Option("--warmup-tokens")],
+    "cooldown_share": Annotated[
+        float, typer.Option("--cooldown-share", help="Share of a run's tokens in its cooldown.")
+    ],
+    "step_tokens": Annotated[int, typer.Option("--step-tokens", help="Domain tokens per optimiser step.")],
+    "replay_share": ReplayShare,
+    "decay": Annotated[str, typer.Option("--decay", help="Shape of the cooldown: sqrt (1 - sqrt) or cosine.")],
+    "lora_rank": Annotated[
+        int, typer.Option("--lora-rank", help="Train adapters of this rank; 0 trains every weight.")
+    ],
+}
+"""Options by the field of `Recipe` that they set."""
+
+
+def with_recipe(*fields: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of these fields of `Recipe`, which it takes together as its parameter `recipe`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def taking_options(**given: Any) -> None:
+            command(recipe=Recipe(**{name: given.pop(name) for name in fields}), **given)
+
+        signature, keyword = inspect.signature(command, eval_str=True), inspect.Parameter.KEYWORD_ONLY
+        options = [inspect.Parameter(n, keyword, default=getattr(Recipe, n), annotation=RECIPE[n]) for n in fields]
+        found: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            found += options if parameter.name == "recipe" else [parameter.replace(kind=keyword)]
+        taking_options.__signature__ = signature.replace(parameters=found)  # type: ignore[attr-defined]
+        taking_options.__annotations__ = {p.name: p.annotation for p in found} | {"return": None}
+        return taking_options
+
+    return decorate
 
 
 def pairs(text: str | None) -> dict[str, str] | None:

@@ -10,34 +10,30 @@ import typer
 from pplscape.cli.configured import Config, Set
 from pplscape.cli.dry import dry, model_cost, selected_tokens
 from pplscape.cli.options import (
+    RECIPE,
     Address,
     Bos,
     Budget,
     ChunkTokens,
-    CooldownShare,
     Corpus,
-    Decay,
     DryRun,
     Dtype,
     Engine,
     Executor,
     General,
-    LearningRate,
-    LoraRank,
     Model,
     Out,
     Overwrite,
     ReplayShare,
     Revision,
     Seed,
-    StepTokens,
-    WarmupTokens,
     band_of,
     ids_of,
     pairs,
     quotas_of,
     rates_of,
     weights_of,
+    with_recipe,
 )
 from pplscape.training.schedule import Recipe
 
@@ -122,6 +118,7 @@ def select(
 
 
 @app.command()
+@with_recipe("learning_rate", "warmup_tokens", "cooldown_share", "step_tokens")
 def export(
     selection: Annotated[Path, typer.Argument(help="The folder of `select`.")],
     corpus: Annotated[Path, typer.Option(help="The prepared folder it was drawn from.")],
@@ -135,10 +132,7 @@ def export(
     revision: Revision = None,
     landscape: Annotated[Path | None, typer.Option(help="landscape.json, for the data card's picture.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Prepared general text, where the selection replays any.")] = None,
-    learning_rate: LearningRate = Recipe.learning_rate,
-    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
-    cooldown_share: CooldownShare = Recipe.cooldown_share,
-    step_tokens: StepTokens = Recipe.step_tokens,
+    recipe: Recipe = Recipe(),
     sequence_length: Annotated[int | None, typer.Option(help="Of the trainers; default: the chunk length.")] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -150,11 +144,12 @@ def export(
     stage(
         selection, corpus=corpus, out=out, formats=formats.split(","), model=model_path(model) if model else None,
         revision=revision, landscape=landscape, replay=replay, sequence_length=sequence_length,
-        recipe=Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens), overwrite=overwrite, dry_run=dry_run,
+        recipe=recipe, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
 
 
 @app.command()
+@with_recipe("warmup_tokens", "cooldown_share", "step_tokens", "decay", "lora_rank")
 def tune(
     corpus: Annotated[Path, typer.Argument(help="The prepared folder.")],
     model: Model,
@@ -163,11 +158,7 @@ def tune(
     config: Config = None,
     overrides: Set = None,
     rates: Annotated[str, typer.Option(help="Learning rates to try, comma-separated.")] = "1e-4,3e-4,1e-3,3e-3",
-    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
-    cooldown_share: CooldownShare = Recipe.cooldown_share,
-    step_tokens: StepTokens = Recipe.step_tokens,
-    decay: Decay = Recipe.decay,
-    lora_rank: LoraRank = Recipe.lora_rank,
+    recipe: Recipe = Recipe(),
     engine: Engine = "transformers",
     revision: Revision = None,
     dtype: Dtype = "auto",
@@ -187,10 +178,6 @@ def tune(
 
     from pplscape.stages.tune import tune as stage
 
-    recipe = Recipe(
-        warmup_tokens=warmup_tokens, cooldown_share=cooldown_share, step_tokens=step_tokens, decay=decay,
-        lora_rank=lora_rank,
-    )  # fmt: skip
     path = stage(
         corpus, model=model_path(model), tokens=each, out=out, rates=wanted, recipe=recipe, engine=engine,
         revision=revision, dtype=dtype, bos=bos, seed=seed, overwrite=overwrite,
@@ -200,6 +187,7 @@ def tune(
 
 
 @app.command()
+@with_recipe(*RECIPE)
 def train(
     subset: Annotated[Path, typer.Argument(help="A selection folder (with --corpus) or any text input.")],
     model: Model,
@@ -208,13 +196,7 @@ def train(
     overrides: Set = None,
     corpus: Corpus = None,
     tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
-    learning_rate: LearningRate = Recipe.learning_rate,
-    warmup_tokens: WarmupTokens = Recipe.warmup_tokens,
-    cooldown_share: CooldownShare = Recipe.cooldown_share,
-    step_tokens: StepTokens = Recipe.step_tokens,
-    replay_share: ReplayShare = Recipe.replay_share,
-    decay: Decay = Recipe.decay,
-    lora_rank: LoraRank = Recipe.lora_rank,
+    recipe: Recipe = Recipe(),
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Compute activations again: less memory, more time.")
     ] = False,
@@ -239,7 +221,6 @@ def train(
         return dry("train", [subset], out, model_cost(model, tokens or selected_tokens(subset), True))
     from pplscape.stages.train import train as stage
 
-    recipe = Recipe(learning_rate, warmup_tokens, cooldown_share, step_tokens, replay_share, decay, lora_rank)
     stage(
         subset, model=model_path(model), out=out, corpus=corpus, tokens=tokens, recipe=recipe, general=general,
         engine=engine, revision=revision, dtype=dtype, bos=bos, chunk_tokens=chunk_tokens, seed=seed,

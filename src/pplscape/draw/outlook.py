@@ -92,7 +92,9 @@ def look(
         "selection": at(0),
         "random": at(1),
         "gain": _gain(float(told[1] - told[0]), gains(0)),
-        "efficiency": efficiency(grid / tokens, told[2:end], told[0], draws),
+        "efficiency": None
+        if np.ptp(loss[2:end]) == 0  # by the chosen law tokens change nothing: none are saved, none are wasted
+        else efficiency(grid / tokens, told[2:end], told[0], draws),
         "level": LEVEL,
         "form": oracle.form,
         "decider": oracle.decider_form or oracle.form,

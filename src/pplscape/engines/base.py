@@ -118,3 +118,18 @@ def length_buckets(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.i
         batches.append(order[start:end])
         start = end
     return batches
+
+
+def even_batches(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.intp]]:
+    """Cut items, longest first, into batches of about equal total length, at most `max_tokens` (one item at least)."""
+    total = int(np.sum(lengths))
+    enough = total / max(1, -(-total // max_tokens))
+    batches: list[list[int]] = []
+    count = max_tokens
+    for i in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"):
+        if not batches or count >= enough or count + lengths[i] > max_tokens:
+            batches.append([])
+            count = 0
+        batches[-1].append(i)
+        count += lengths[i]
+    return [np.array(batch, dtype=np.intp) for batch in batches]

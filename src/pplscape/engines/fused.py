@@ -23,19 +23,31 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_Nd: torch.Tensor, weight_Vd: torch.Tensor, targets_N: torch.Tensor, slice_rows: int
     ) -> torch.Tensor:
-        low_Vd = weight_Vd.to(hidden_Nd.dtype)
+        low_Vd, rows = weight_Vd.to(hidden_Nd.dtype), min(slice_rows, len(targets_N))
         to_hidden_Nd = torch.empty_like(hidden_Nd)
         to_weight_Vd = torch.zeros_like(weight_Vd, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=hidden_Nd.device)
+        product_nV = hidden_Nd.new_empty(rows, len(low_Vd))
+        logits_nV = product_nV if product_nV.dtype == torch.float32 else product_nV.float()
+        part_Vd = None if product_nV.dtype == torch.float32 else torch.empty_like(low_Vd)
         for start in range(0, len(targets_N), slice_rows):
-            rows = slice(start, start + slice_rows)
-            hidden_nd, targets_n1 = hidden_Nd[rows], targets_N[rows, None]
-            logp_nV = torch.log_softmax((hidden_nd @ low_Vd.T).float(), -1)
-            total -= logp_nV.gather(1, targets_n1).sum()
-            error_nV = logp_nV.exp_().scatter_add_(1, targets_n1, logp_nV.new_full(targets_n1.shape, -1.0))
-            error_nV = error_nV.to(hidden_Nd.dtype)
-            to_hidden_Nd[rows] = error_nV @ low_Vd
-            to_weight_Vd += error_nV.T @ hidden_nd
+            here = slice(start, start + slice_rows)
+            hidden_nd, targets_n1 = hidden_Nd[here], targets_N[here, None]
+            low_nV, error_nV = product_nV[: len(hidden_nd)], logits_nV[: len(hidden_nd)]
+            torch.mm(hidden_nd, low_Vd.T, out=low_nV)
+            if part_Vd is not None:
+                error_nV.copy_(low_nV)
+            largest_n1 = error_nV.amax(-1, keepdim=True)
+            target_n1 = error_nV.gather(1, targets_n1) - largest_n1
+            sum_n1 = error_nV.sub_(largest_n1).exp_().sum(-1, keepdim=True)
+            total += (sum_n1.log() - target_n1).sum()
+            error_nV.div_(sum_n1).scatter_add_(1, targets_n1, error_nV.new_full(targets_n1.shape, -1.0))
+            if part_Vd is None:
+                to_weight_Vd.addmm_(error_nV.T, hidden_nd)
+            else:
+                low_nV.copy_(error_nV)
+                to_weight_Vd += torch.mm(low_nV.T, hidden_nd, out=part_Vd)
+            torch.mm(low_nV, low_Vd, out=to_hidden_Nd[here])
         ctx.save_for_backward(to_hidden_Nd, to_weight_Vd.to(weight_Vd.dtype))
         return total
 

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pplscape.engines.base import Ids, length_buckets
+from pplscape.engines.abreast import attending_abreast, hidden_abreast, runs_abreast
+from pplscape.engines.base import Ids, even_batches, length_buckets
 from pplscape.engines.fused import LinearCrossEntropy
 from pplscape.engines.head import head_is_linear
 from pplscape.engines.transformers import LOGIT_BYTES, Row, TransformersEngine, out_of_memory
 from pplscape.errors import UserError
 
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.95), 1.0
+HEAD_ROWS = 256
+"""Positions whose logits are computed at once, at least: products of fewer rows are slow."""
 LORA_SEED = 0
 """Of the adapters' first weights: the same for every run that is compared."""
 
@@ -37,6 +42,8 @@ class TransformersLearner(TransformersEngine):
 
     dtypes = ("float32", "bfloat16")
     packs = False
+    _abreast = False
+    """Whether rows are computed side by side, without padding (engines/abreast.py); known once the model is loaded."""
 
     def __init__(
         self, model: str, *, revision: str | None = None, dtype: str = "auto", bos: str = "auto", lora_rank: int = 0,
@@ -57,6 +64,8 @@ class TransformersLearner(TransformersEngine):
     @cached_property
     def _loaded(self) -> tuple[Any, bool]:
         network, plain = super()._loaded
+        fused = plain and head_is_linear(network)
+        self._abreast = fused and self.device == "cpu" and runs_abreast(network, len(self.tokenizer))
         if self._recompute:
             no_dropout(network)
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -112,7 +121,8 @@ class TransformersLearner(TransformersEngine):
         rows = [self._row(chunk) for chunk in chunks]
         self.model.train(self._recompute)  # transformers recomputes in training mode only
         try:
-            loss = self._accumulate(rows)
+            with self._attention():
+                loss = self._accumulate(rows)
         finally:
             self.model.eval()
         norm = self._clip()
@@ -137,10 +147,7 @@ class TransformersLearner(TransformersEngine):
         targets = sum(r.n_targets for r in rows)
         while True:
             try:
-                return sum(
-                    self._backward([rows[i] for i in batch], 1 / targets)
-                    for batch in length_buckets([r.n_inputs for r in rows], self.batch_tokens)
-                )
+                return sum(self._backward([rows[i] for i in batch], 1 / targets) for batch in self._micro_batches(rows))
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self.batch_tokens <= max(len(r.ids) for r in rows):
                     raise
@@ -148,6 +155,16 @@ class TransformersLearner(TransformersEngine):
             self.model.zero_grad(set_to_none=True)
             if self.device == "cuda":
                 torch.cuda.empty_cache()
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """Around the passes of a step."""
+        network = self.model
+        return attending_abreast(network) if self._abreast else nullcontext()
+
+    def _micro_batches(self, rows: Sequence[Row]) -> list[NDArray[np.intp]]:
+        """Which rows are computed together, longest first."""
+        cut = even_batches if self._abreast else length_buckets
+        return cut([r.n_inputs for r in rows], self.batch_tokens)
 
     def _backward(self, rows: list[Row], share: float) -> float:
         """Adds the gradient of `share` times the rows' total NLL; returns that product."""
@@ -163,12 +180,25 @@ class TransformersLearner(TransformersEngine):
             return self._batch_nll(rows, train=True).sum()
 
     def _linear_total(self, rows: list[Row]) -> torch.Tensor:
-        tokens_BT, mask_BT, targets_N = self._tensors(rows)
-        hidden_Nd = self.model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[mask_BT]
+        hidden_Nd, targets_N = self._hidden(rows)
         weight_Vd = self.model.get_output_embeddings().weight
-        slice_rows = max(1, LOGIT_BYTES[self.device] // (4 * len(weight_Vd)))
+        slice_rows = max(HEAD_ROWS, LOGIT_BYTES[self.device] // (4 * len(weight_Vd)))
         with torch.autocast(self.device, enabled=False):
             return LinearCrossEntropy.apply(hidden_Nd.to(self._compute), weight_Vd, targets_N, slice_rows)
+
+    def _hidden(self, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(hidden states [N, d] of all scored positions, the targets there [N])."""
+        if not self._abreast:
+            tokens_BT, mask_BT, targets_N = self._tensors(rows)
+            return self.model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[mask_BT], targets_N
+        ids_T, targets_N = (torch.from_numpy(np.concatenate(parts)) for parts in (
+            [r.ids[:-1] for r in rows], [r.ids[r.start :] for r in rows],
+        ))  # fmt: skip
+        hidden_Td = hidden_abreast(self.model, ids_T, [r.n_inputs for r in rows])
+        if len(targets_N) == len(ids_T):
+            return hidden_Td, targets_N
+        scored_T = np.concatenate([np.arange(r.n_inputs) >= r.start - 1 for r in rows])
+        return hidden_Td[torch.from_numpy(scored_T)], targets_N
 
     def snapshot(self) -> Any:
         assert self.optimizer is not None

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pplscape.engines.base import length_buckets
 from pplscape.engines.learner import TransformersLearner
 from pplscape.engines.transformers import Row
 from pplscape.errors import UserError
@@ -58,7 +57,7 @@ class ShardedLearner(TransformersLearner):
         """Of this process's rows; every process makes as many passes, because each waits for all."""
         targets = sum(r.n_targets for r in rows)
         mine = rows[rank() :: world()]
-        batches = [[mine[i] for i in b] for b in length_buckets([len(r.ids) for r in mine], self.batch_tokens)]
+        batches = [[mine[i] for i in b] for b in self._micro_batches(mine)]
         passes = torch.tensor(len(batches), device=self.device)
         dist.all_reduce(passes, dist.ReduceOp.MAX)
         total = torch.zeros((), device=self.device)

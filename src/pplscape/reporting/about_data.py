@@ -14,7 +14,7 @@ from pplscape.reporting.folder import RunFolder
 from pplscape.reporting.gallery import Gallery
 from pplscape.reporting.selection_summary import SAMPLE_CHARACTERS
 from pplscape.reporting.style import FULL, HALF
-from pplscape.reporting.verdict import advised
+from pplscape.reporting.verdict import advised, without_tokens
 from pplscape.reporting.words import (
     NATS,
     listed,
@@ -158,7 +158,8 @@ def selection_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
             f"{significant(achieved[target['scale']]['mean'], 4)} and "
             f"{significant(achieved[target['scale']]['std'], 4)}."
         )
-    curve = facts.get("budget_curve")
+    flat = without_tokens(advised(facts))
+    curve = None if flat else facts.get("budget_curve")
     return {
         "sentence": visible(sentence),
         "warnings": [visible(str(w)) for w in facts.get("warnings") or []],
@@ -172,6 +173,7 @@ def selection_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
         "curve_of": visible(str(facts.get("budget_curve_of") or facts["used"])),
         "curve": gallery.hang(partial(figures.budget_curve, facts), HALF) if curve else None,
         "calculator": _calculator(run, facts) if curve else None,
+        "flat": flat,
     }
 
 

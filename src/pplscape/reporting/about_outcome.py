@@ -15,7 +15,7 @@ from pplscape.reporting.folder import STAGES, RunFolder
 from pplscape.reporting.gallery import Gallery
 from pplscape.reporting.law_view import sizes_of
 from pplscape.reporting.style import FULL
-from pplscape.reporting.verdict import advised, verdict_of
+from pplscape.reporting.verdict import advised, verdict_of, without_tokens
 from pplscape.reporting.words import (
     NATS,
     number,
@@ -145,7 +145,7 @@ def _surprise(run: RunFolder, facts: Facts) -> str | None:
 def cost_view(run: RunFolder) -> dict[str, Any]:
     """What scoring and pilots cost, and from which budget on they pay."""
     costs = costs_of(run)
-    efficiency = advised(run.selection).get("efficiency") or {}
+    predicted = advised(run.selection)
     rows = []
     if costs.scored is not None:
         rows.append(_cost_row("scoring the pool", costs.scored, FORWARD_SHARE, costs.seconds_scoring))
@@ -154,20 +154,23 @@ def cost_view(run: RunFolder) -> dict[str, Any]:
     if costs.budget is not None:
         expected = costs.seconds_per_token * costs.budget if costs.seconds_per_token else None
         rows.append(_cost_row("main run, expected", costs.budget, 1.0, expected))
-    return {"rows": rows, "sentence": _break_even(run, costs, efficiency)}
+    return {"rows": rows, "sentence": _break_even(run, costs, predicted)}
 
 
 def _cost_row(name: str, count: int, weight: float, time: float | None) -> tuple[str, ...]:
     return name, tokens(count, unit=False), tokens(weight * count, unit=False), seconds(time)
 
 
-def _break_even(run: RunFolder, costs: Costs, efficiency: Facts) -> str | None:
+def _break_even(run: RunFolder, costs: Costs, predicted: Facts) -> str | None:
     if costs.share is None:
         return None
     cost = f"Scoring and pilots cost {percent(costs.share) if costs.share < 3 else times(costs.share)} of the main run."
     found = verdict_of(run)
     if found.measured and found.light != "worth it":
         return f"{cost} No gain over random was measured beyond the noise, so at this budget they did not pay."
+    if why := without_tokens(predicted):
+        return f"{cost} There are no tokens to save: {why}."
+    efficiency = predicted.get("efficiency") or {}
     if efficiency.get("factor") is None:
         return f"{cost} Whether they pay is known once a selection has been predicted."
     pays_from = costs.break_even(efficiency["factor"])

@@ -118,15 +118,16 @@ def _by_source(facts: Facts) -> Iterator[tuple[str, ...]]:
 def _expected(facts: Facts) -> list[str]:
     seen = facts["predicted"]
     gain, efficiency = seen["gain"], seen["efficiency"]
-    factor = with_interval(efficiency, "factor", 2)
-    if efficiency["censored"]:
-        factor += f" (or further {efficiency['censored']}: the end of what was looked at)"
     rows = [
         ("predicted loss of the selection", f"{with_interval(seen['selection'], 'loss', 4)} {NATS}"),
         ("predicted loss of random", f"{with_interval(seen['random'], 'loss', 4)} {NATS}"),
         ("gain over random", f"{with_interval(gain, digits=4, sign=True)} {NATS}"),
-        ("tokens random needs for the same loss", f"{factor} times"),
     ]
+    if efficiency:
+        factor = with_interval(efficiency, "factor", 2)
+        if efficiency["censored"]:
+            factor += f" (or further {efficiency['censored']}: the end of what was looked at)"
+        rows.append(("tokens random needs for the same loss", f"{factor} times"))
     decided, told = facts["law"]["form"], facts["law"]["chosen"]
     laws = f"Losses by the law {told}" + (f"; {decided} decided what to take." if decided != told else ".")
     found = [laws, table(("", f"with {percent(seen['level'])} intervals"), rows)]

@@ -125,6 +125,13 @@ def advised(selection: Facts | None) -> Facts:
     return selection.get("candidate_predicted") or selection.get("predicted") or {}
 
 
+def without_tokens(predicted: Facts) -> str | None:
+    """Why nothing is said of tokens saved: the chosen law does not know them. None where it does, or without a law."""
+    if not predicted.get("form") or predicted.get("efficiency"):
+        return None
+    return f"by the {predicted['form']} law tokens change nothing"
+
+
 def best_rival(comparison: Facts) -> Facts | None:
     """The strategy with the lowest loss relative to random, if any was compared."""
     rivals = [s for s in comparison["strategies"] if s["difference"]]
@@ -155,12 +162,12 @@ def four_numbers(run: RunFolder) -> list[Number]:
     used = candidate or selection.get("used")
     kept_back = candidate and candidate != selection.get("used")
     label = f"Loss with the law’s choice ‘{candidate}’, not taken" if kept_back else "Loss with the selection"
-    efficiency, costs = predicted.get("efficiency"), costs_of(run)
+    costs = costs_of(run)
     by = f", {predicted['form']} law" if predicted.get("form") else ""
     return [
         _loss_number(label, predicted.get("selection"), measured_loss(run, used), by),
         _loss_number("Loss with random", predicted.get("random"), measured_loss(run, "random"), by),
-        Number("Tokens random needs for the same loss", *_saved(efficiency, run.budget)),
+        Number("Tokens random needs for the same loss", *_saved(predicted, run.budget)),
         Number("Scoring and pilots, as a share of the main run", *_cost(costs.share, costs.overhead)),
     ]
 
@@ -185,9 +192,10 @@ def _loss_number(label: str, predicted: Facts | None, measured: Facts | None, by
     return Number(label, value, detail, told)
 
 
-def _saved(efficiency: Facts | None, budget: int | None) -> tuple[str, str]:
+def _saved(predicted: Facts, budget: int | None) -> tuple[str, str]:
+    efficiency = predicted.get("efficiency")
     if not efficiency or efficiency.get("factor") is None or budget is None:
-        return NOTHING, "not predicted"
+        return NOTHING, without_tokens(predicted) or "not predicted"
     factor, censored = efficiency["factor"], efficiency.get("censored")
     extra = (factor - 1) * budget
     ends = interval(efficiency.get("low"), efficiency.get("high"), 2)
