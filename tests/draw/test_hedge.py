@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from pplscape.draw.hedge import STRENGTHS, allocate, choose
+from pplscape.draw.options import Options
+from pplscape.draw.pool import Pool
 from pplscape.draw.program import Utility, solve
+from pplscape.draw.strategies import draw
+from pplscape.errors import UserError
+from pplscape.statistics import make_bins
 
 LINEAR = Utility(np.array([3.0, 1.0, -1.0, 5.0]), np.array([0.4, 0.3, 0.2, 0.1]), "power", 1.0, 1000.0)
 
@@ -81,3 +86,10 @@ def test_the_strength_with_the_best_lower_bound():
     lost = gains.copy()
     lost[:300, 1] = np.nan
     assert choose(lost, (0.0, 0.3, 1.0)) == 1.0
+
+
+def test_a_negative_hedge_is_refused():
+    pool = Pool.of(["a", "b", "c", "d"], np.zeros(4, int), np.full(4, 100), np.array([3.0, 3.5, 4.0, 4.5]))
+    options = Options(utility=LINEAR, bins=make_bins(pool.x, pool.length, 4), hedge=-0.1)
+    with pytest.raises(UserError, match="--hedge must not be negative"):
+        draw("allocate", pool, 200, 0, options)

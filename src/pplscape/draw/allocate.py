@@ -39,6 +39,8 @@ class Allocate(Rule):
         unique = census.bin_tokens(self.bins)
         given = options.before.bin_tokens if options.before else np.zeros(self.bins.n)
         self.hedge = options.hedge or 0.0
+        if self.hedge < 0:
+            raise UserError(f"--hedge must not be negative, not {self.hedge}: 0 is the law's own optimum.")
         self.plan = allocate(
             options.utility, unique + given, budget + given.sum(), self.hedge, options.max_epochs, given
         )
