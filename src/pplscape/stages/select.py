@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pplscape.runs import RunTable
     from pplscape.stages.fit import Tables
 
-VERSION = 6
+VERSION = 7
 EXPORT = "export"
 """Folder of an export that is made at once; a stage folder of its own."""
 
