@@ -113,9 +113,8 @@ class Selection:
         about."""
         options = tell(strategy, round(budget * grow), self.options, self.judge.law, self.judge.form)
         if options.utility is not None:
-            options = replace(options, hedge=self.hedge)
-        if options.utility is not None:
-            options = replace(options, utility=replace(options.utility, unit=options.utility.unit / grow))
+            utility = replace(options.utility, unit=options.utility.unit / grow)
+            options = replace(options, hedge=self.hedge, utility=utility)
         return options
 
     @cached_property

@@ -7,7 +7,7 @@ elsewhere the law without preference.
 
 The forms are not refitted to resampled trunks: with a dozen trunks, a third of them missing in each resample, the law
 that decides is so much worse than the one that was fitted that clear gains drown
-(`experiments/results/gate_worlds.jsonl`).
+(docs/decisions.md).
 """
 
 from __future__ import annotations
