@@ -30,11 +30,11 @@ def _pool(n: int = 3000, seed: int = 0) -> Pool:
     rng = np.random.default_rng(seed)
     x = rng.normal(4.5, 0.7, n)
     pool = Pool.of([f"d{i}" for i in range(n)], np.zeros(n), rng.integers(30, 90, n), x)
-    return replace(pool, learnability=0.3 * pool.x + rng.normal(0, 0.4, n))
+    return replace(pool, second=0.3 * pool.x + rng.normal(0, 0.4, n))
 
 
 def _cut(pool: Pool, n_bins: int, levels: int) -> Bins:
-    return cut_levels(make_bins(pool.x, pool.length, n_bins), pool.x, pool.learnability, pool.length, levels)
+    return cut_levels(make_bins(pool.x, pool.length, n_bins), pool.x, pool.second, pool.length, levels, "likeness")
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 5))
@@ -45,30 +45,30 @@ def test_levels_share_their_bin_equally(n_bins: int, levels: int, seed: int) -> 
     longest = pool.length.max() / pool.tokens
     share = np.asarray(bins.share).reshape(-1, levels)
     assert np.abs(share - share.mean(1, keepdims=True)).max() <= 2 * longest
-    cell = bins.of(pool.x, pool.learnability)
+    cell = bins.of(pool.x, pool.second)
     assert (cell // levels == bins.coarse.of(pool.x)).all()
     for b in range(bins.coarse.n):
-        d, level = pool.learnability[cell // levels == b], cell[cell // levels == b] % levels
+        d, level = pool.second[cell // levels == b], cell[cell // levels == b] % levels
         assert all(d[level == m].max() <= d[level == m + 1].min() for m in range(levels - 1))
     assert Bins.from_json(json.loads(json.dumps(bins.to_json()))) == bins
     assert bins.hash != bins.coarse.hash
-    assert np.bincount(cell, pool.length).tolist() == bins.tokens(pool.x, pool.length, pool.learnability).tolist()
+    assert np.bincount(cell, pool.length).tolist() == bins.tokens(pool.x, pool.length, pool.second).tolist()
 
 
-def test_levels_need_learnability() -> None:
+def test_levels_need_their_axis() -> None:
     pool = _pool(200)
     bins = _cut(pool, 2, 2)
-    with pytest.raises(UserError, match="pplscape probe"):
+    with pytest.raises(UserError, match="cut by likeness too"):
         bins.of(pool.x)
     with pytest.raises(UserError, match="too few chunks for 9 levels"):
-        cut_levels(make_bins(pool.x, pool.length, 2), pool.x, np.round(pool.learnability), pool.length, 9)
+        cut_levels(make_bins(pool.x, pool.length, 2), pool.x, np.round(pool.second), pool.length, 9, "likeness")
 
 
 def test_pilots_tell_levels_apart() -> None:
     """The additive part of the design matrix has full rank; with regimes of perplexity alone it had not."""
     pool = _pool()
     bins, fine_bins = _cut(pool, 4, 3), _cut(pool, 16, 3)
-    fine = Fine.of(fine_bins, pool.x, pool.length, pool.learnability)
+    fine = Fine.of(fine_bins, pool.x, pool.length, pool.second)
     coarse = bins.of_cells(fine.mean)
     assert np.bincount(coarse, fine.share, bins.n) == pytest.approx(np.asarray(bins.share), abs=0.02)
     regimes = choose_regimes(fine, coarse, 0.1, 9, 3, 0, levels=3)
@@ -127,7 +127,7 @@ def test_an_allocation_takes_its_quota_from_every_cell() -> None:
     u = (F[:, None] + H).ravel()
     options = Options(utility=Utility(u, np.asarray(bins.share), "saturating", 1.0, 30_000.0), bins=bins)
     found = draw("allocate", pool, 30_000, 0, options)
-    taken = np.bincount(bins.of(pool.x, pool.learnability), pool.length * found.times, bins.n)
+    taken = np.bincount(bins.of(pool.x, pool.second), pool.length * found.times, bins.n)
     np.testing.assert_allclose(taken, found.facts["allocation"], atol=2 * pool.length.max())
     assert taken[0] == 0, "0.5 - 0.5: worth nothing"
     assert 30_000 - pool.length.max() < taken.sum() <= 30_000

@@ -53,8 +53,8 @@ class Fine:
     variance: Floats
 
     @classmethod
-    def of(cls, bins: Bins, x: Floats, length: NDArray, learnability: Floats | None = None) -> Fine:
-        index = bins.of(x, learnability)
+    def of(cls, bins: Bins, x: Floats, length: NDArray, second: Floats | None = None) -> Fine:
+        index = bins.of(x, second)
         weight = np.bincount(index, length, bins.n)
         mean = np.bincount(index, length * x, bins.n) / weight
         variance = np.bincount(index, length * (x - mean[index]) ** 2, bins.n) / weight
@@ -103,7 +103,7 @@ def tilt(fine: Fine, mean: float, std: float, cap: Floats) -> Floats:
 def candidates(fine: Fine, coarse: Index, cap: Floats, seed: int, levels: int = 1) -> list[tuple[str, Floats]]:
     """(kind, shares) of tilts on a 6 x 3 grid of targets and 24 Dirichlet mixtures of the coarse bins [F] -> K.
 
-    Bins with `levels` of learnability are mixed by products of two such mixtures, as an additive law sees them.
+    Bins with `levels` of a second axis are mixed by products of two such mixtures, as an additive law sees them.
     """
     _, std = fine.moments(fine.share)
     order = np.argsort(fine.mean)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pplscape.design import Regime, Trunk, draw_trunk
+from pplscape.draw.columns import check_axis
 from pplscape.draw.pool import Pool
 from pplscape.engines.base import EngineFacts, Learner
 from pplscape.errors import UserError
@@ -79,7 +80,8 @@ class Bench:
         self.recipe = Recipe(**self.plan["recipe"])
         self.pool = Pool.read(job.scores)
         self.bins = Bins.from_json(self.plan["bins"])
-        self.fine_bin = Bins.from_json(self.plan["fine_bins"]).of(self.pool.x, self.pool.learnability)
+        check_axis(self.bins, self.pool.axis)
+        self.fine_bin = Bins.from_json(self.plan["fine_bins"]).of(self.pool.x, self.pool.second)
         chunk_tokens = corpus.facts["chunk_tokens"]
         self.valid = (
             heldout_from_files(job.heldout, learner, chunk_tokens)

@@ -62,7 +62,7 @@ class RunTable(Compositions):
     bin_share: Floats | None = None
     """[K] the pool's token share per bin (the same for all runs)."""
     bin_levels: int = 1
-    """Levels of learnability that each range of log-perplexity is cut into (`statistics.Bins`)."""
+    """Levels of a second axis that each range of log-perplexity is cut into (`statistics.Bins`)."""
     bins_hash: str | None = None
     noise: Floats | None = None
     """Seed noise of each run's loss, nats/token, where known."""

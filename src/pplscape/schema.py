@@ -48,6 +48,9 @@ SCORES = pa.schema(
 PROBED = SCORES.insert(8, _field("probe_nll_sum", pa.float64(), "nats, by the probe that did not see the document"))
 """Scores with a second opinion: learnability is (nll_sum - probe_nll_sum) / n_tokens, nats/token."""
 
+LIKENED = SCORES.insert(8, _field("likeness", pa.float64(), "nats per n-gram: ln p_target - ln p_pool"))
+"""Scores with a second axis that needs no model; see `draw.dsir`."""
+
 REJECTED = pa.schema(
     [
         _field("doc_id", pa.string(), "id", nullable=True),

@@ -53,13 +53,15 @@ def moments(values: Floats, limits: tuple[float, float], weights: NDArray | None
 class Bins:
     """Equal-token log-perplexity bins. `edges` [K-1] are the inner edges (nats/token); `share` [K] of pool tokens.
 
-    With `levels` [K][M-1] every bin is cut again by learnability (nats/token) into M levels of equal tokens; bins are
-    then the K M cells, level by level within each range of log-perplexity.
+    With `levels` [K][M-1] every bin is cut again by a second axis into M levels of equal tokens; bins are then the
+    K M cells, level by level within each range of log-perplexity.
     """
 
     edges: tuple[float, ...]
     share: tuple[float, ...]
     levels: tuple[tuple[float, ...], ...] = ()
+    axis: str = "learnability"
+    """What levels are of: learnability (nats/token) or likeness (nats/n-gram)."""
 
     @property
     def n(self) -> int:
@@ -76,17 +78,17 @@ class Bins:
         cuts = [self.edges, self.levels] if self.levels else self.edges
         return hashlib.sha256(json.dumps(cuts).encode()).hexdigest()[:16]
 
-    def of(self, x: Floats, learnability: Floats | None = None) -> NDArray[np.intp]:
+    def of(self, x: Floats, second: Floats | None = None) -> NDArray[np.intp]:
         """Bin index [n] of log-perplexities [n]; a value on an edge belongs to the upper bin.
 
-        UserError if bins with levels are asked without learnability [n].
+        UserError if bins with levels are asked without the second axis [n].
         """
         coarse = np.searchsorted(np.asarray(self.edges), x, side="right")
         if not self.levels:
             return coarse
-        if learnability is None or len(learnability) != len(x):
-            raise UserError("These bins are cut by learnability too: give the scores that `pplscape probe` wrote.")
-        above = learnability[:, None] >= np.asarray(self.levels)[coarse]
+        if second is None or len(second) != len(x):
+            raise UserError(f"These bins are cut by {self.axis} too, which these scores do not hold.")
+        above = second[:, None] >= np.asarray(self.levels)[coarse]
         return coarse * self.n_levels + above.sum(1)
 
     def of_cells(self, mean: Floats) -> NDArray[np.intp]:
@@ -94,9 +96,9 @@ class Bins:
         coarse = np.searchsorted(np.asarray(self.edges), mean, side="right")
         return coarse * self.n_levels + np.arange(len(mean)) % self.n_levels
 
-    def tokens(self, x: Floats, length: NDArray, learnability: Floats | None = None) -> Floats:
+    def tokens(self, x: Floats, length: NDArray, second: Floats | None = None) -> Floats:
         """Tokens per bin [K] of chunks with log-perplexity x [n] and length [n] (times repeats)."""
-        return np.bincount(self.of(x, learnability), weights=length, minlength=self.n).astype(np.float64)
+        return np.bincount(self.of(x, second), weights=length, minlength=self.n).astype(np.float64)
 
     @property
     def coarse(self) -> Bins:
@@ -104,13 +106,13 @@ class Bins:
         return Bins(self.edges, tuple(np.asarray(self.share).reshape(-1, self.n_levels).sum(1).tolist()))
 
     def to_json(self) -> dict[str, Any]:
-        cut = {"levels": [list(row) for row in self.levels]} if self.levels else {}
+        cut = {"levels": [list(row) for row in self.levels], "axis": self.axis} if self.levels else {}
         return {"edges": list(self.edges), **cut, "share": list(self.share), "hash": self.hash}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Bins:
         levels = tuple(tuple(row) for row in value.get("levels", ()))
-        return cls(tuple(value["edges"]), tuple(value["share"]), levels)
+        return cls(tuple(value["edges"]), tuple(value["share"]), levels, value.get("axis", "learnability"))
 
 
 def make_bins(x: Floats, length: NDArray, n_bins: int) -> Bins:
@@ -125,8 +127,8 @@ def make_bins(x: Floats, length: NDArray, n_bins: int) -> Bins:
     return Bins(bins.edges, tuple(float(t) for t in tokens / tokens.sum()))
 
 
-def cut_levels(bins: Bins, x: Floats, learnability: Floats, length: NDArray, n_levels: int) -> Bins:
-    """Every bin cut again into `n_levels` levels of learnability [n] of equal token share.
+def cut_levels(bins: Bins, x: Floats, second: Floats, length: NDArray, n_levels: int, axis: str) -> Bins:
+    """Every bin cut again into `n_levels` levels of the second axis [n] (`axis` is its name) of equal token share.
 
     Levels are relative to a bin's own chunks: learnability rises with perplexity, and a second axis must tell what the
     first does not. UserError where a bin has too few distinct values.
@@ -135,14 +137,14 @@ def cut_levels(bins: Bins, x: Floats, learnability: Floats, length: NDArray, n_l
     levels = []
     for b in range(bins.n):
         members = np.flatnonzero(coarse == b)
-        members = members[np.argsort(learnability[members], kind="stable")]
+        members = members[np.argsort(second[members], kind="stable")]
         cumulative = np.cumsum(length[members])
-        levels.append(tuple(learnability[members][np.searchsorted(cumulative, shares * cumulative[-1])].tolist()))
-    found = Bins(bins.edges, (1.0,) * (bins.n * n_levels), tuple(levels))
-    tokens = found.tokens(x, length, learnability)
+        levels.append(tuple(second[members][np.searchsorted(cumulative, shares * cumulative[-1])].tolist()))
+    found = Bins(bins.edges, (1.0,) * (bins.n * n_levels), tuple(levels), axis)
+    tokens = found.tokens(x, length, second)
     if not tokens.all():
-        raise UserError(f"Some bins have too few chunks for {n_levels} levels of learnability; ask for fewer.")
-    return Bins(bins.edges, tuple((tokens / tokens.sum()).tolist()), tuple(levels))
+        raise UserError(f"Some bins have too few chunks for {n_levels} levels of {axis}; ask for fewer.")
+    return Bins(bins.edges, tuple((tokens / tokens.sum()).tolist()), tuple(levels), axis)
 
 
 def kl_to_pool(x: Floats, length: NDArray, taken: NDArray, n_bins: int = 50) -> float:

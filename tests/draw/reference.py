@@ -48,7 +48,7 @@ def expected(name, pool, budget, seed, options):
         by_x = np.argsort(pool.x, kind="stable")
         ends = np.searchsorted(np.cumsum(pool.length[by_x]), np.array(options.band) * pool.tokens)
         low, high = pool.x[by_x][np.minimum(ends, len(pool) - 1)]
-        order = np.lexsort((h, -pool.learnability))
+        order = np.lexsort((h, -pool.second))
         order = order[(pool.x[order] >= low) & (pool.x[order] <= high)]
     elif name == "temperature":
         value = pool.values("nll")

@@ -188,7 +188,7 @@ def test_ties_and_tiny_pools(tmp_path):
         assert drawn.times.sum() == 1000
         if name in ("low", "high"):
             np.testing.assert_array_equal(drawn.times, draw("random", alike, 10_000, 3).times)
-    one = dataclasses.replace(Pool.of(["d"], [0], [10], [2.0]), learnability=np.zeros(1))
+    one = dataclasses.replace(Pool.of(["d"], [0], [10], [2.0]), second=np.zeros(1))
     for name in DEFINED:
         if name != "allocate":
             assert draw(name, one, 10, 0, Options(band=(0, 1))).times.tolist() == [1]

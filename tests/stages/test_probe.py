@@ -141,7 +141,7 @@ def test_learnability_tells_what_perplexity_does_not(world: dict[str, Path]) -> 
         return (rank[good].mean() - (good.sum() - 1) / 2) / (~good).sum()
 
     assert 0.3 < area(pool.x) < 0.7
-    assert area(pool.learnability) > 0.97
+    assert area(pool.second) > 0.97
 
 
 def test_a_killed_run_ends_in_the_same_files(
@@ -198,7 +198,7 @@ def test_strategy_learnable_takes_the_top_of_the_band(world: dict[str, Path], tm
     found = {(d, i) for d, i in zip(*(_taken(out)[c].to_pylist() for c in ("doc_id", "chunk_index")), strict=True)}
     taken = np.array([(d, i) in found for d, i in zip(names, pool.chunk_index.tolist(), strict=True)])
     inside = (rank > 0.21) & (rank < 0.79)
-    assert pool.learnability[taken].min() >= pool.learnability[inside & ~taken].max()
+    assert pool.second[taken].min() >= pool.second[inside & ~taken].max()
     assert ((rank[taken] >= 0.19) & (rank[taken] <= 0.81)).all()
     assert 4000 - 64 < pool.length[taken].sum() <= 4000
 
@@ -260,7 +260,7 @@ def test_a_transformer_learns_from_the_other_half(tiny_model_dir: Path, tmp_path
     scores = score(prepared, model=model, out=tmp_path / "scores", dtype="float32")
     recipe = Recipe(learning_rate=3e-3, warmup_tokens=64, step_tokens=128)
     out = probe(scores, model=model, corpus=prepared, tokens=1000, out=tmp_path / "p", recipe=recipe, dtype="float32")
-    learned = Pool.read(out).learnability
+    learned = Pool.read(out).second
     assert (learned > 0.5).all()
     assert learned.max() < np.log(400)
 

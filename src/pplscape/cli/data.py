@@ -1,4 +1,4 @@
-"""Commands from text to landscape: prepare, score, probe, landscape, sample."""
+"""Commands from text to landscape: prepare, score, liken, probe, landscape, sample."""
 
 from __future__ import annotations
 
@@ -130,6 +130,26 @@ def score(
 
 
 @app.command()
+def liken(
+    scores: Annotated[Path, typer.Argument(help="The folder of `score`.")],
+    corpus: Annotated[Path, typer.Option(help="The prepared folder.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    target: Annotated[list[str] | None, typer.Option(help="Text files; default: the valid split.")] = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Likeness: how much every chunk's words are a target text's; a column beside the scores, made without a model."""
+    if dry_run:
+        return dry("liken", [scores, corpus], out)
+    from pplscape.stages.liken import liken as stage
+    from pplscape.stages.liken import summary
+
+    typer.echo(summary(stage(scores, corpus=corpus, out=out, target=target or (), overwrite=overwrite)))
+
+
+@app.command()
 @with_recipe("learning_rate", "warmup_tokens", "cooldown_share", "step_tokens")
 def probe(
     scores: Annotated[Path, typer.Argument(help="The folder of `score`.")],
@@ -177,7 +197,9 @@ def landscape(
     config: Config = None,
     overrides: Set = None,
     bins: int = 10,
-    levels: Annotated[int, typer.Option(help="Levels of learnability in every bin; needs scores of `probe`.")] = 1,
+    levels: Annotated[
+        int, typer.Option(help="Levels of likeness or learnability in every bin; needs scores of `liken` or `probe`.")
+    ] = 1,
     corpus: Corpus = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,

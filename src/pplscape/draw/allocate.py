@@ -114,7 +114,7 @@ class Allocate(Rule):
 def _bin(rows: Rows, bins: Bins) -> NDArray[np.uint8] | NDArray[np.intp]:
     """`Bins.of`, faster for few edges."""
     if len(bins.edges) > 64 or bins.levels:
-        return bins.of(rows.x, rows.learnability)
+        return bins.of(rows.x, rows.second)
     b = np.zeros(len(rows), dtype=np.uint8)
     for edge in bins.edges:
         b += rows.x >= edge

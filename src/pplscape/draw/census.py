@@ -169,7 +169,7 @@ def _count_strata(source: Source, unit: Any, bins: Bins, names: tuple[str, ...])
 def _count_cells(source: Source, unit: Any, bins: Bins) -> Floats:
     found = np.zeros(bins.n)
     for rows in source.numbers(unit):
-        found += bins.tokens(rows.x, rows.length, rows.learnability)
+        found += bins.tokens(rows.x, rows.length, rows.second)
     return found
 
 

@@ -64,7 +64,7 @@ class Tally:
         """`times` [n] each of `rows` is taken."""
         at = np.flatnonzero(times)
         x, length, times = rows.x[at], rows.length[at], times[at].astype(np.int64)
-        spent, b = length * times, frame.bins.of(x, rows.take(at).learnability)
+        spent, b = length * times, frame.bins.of(x, rows.take(at).second)
         sums: dict[str, Floats] = {}
         for scale in SCALES:
             away = np.clip(on_scale(x, scale), *frame.limits[scale]) - frame.centre[scale]

@@ -74,6 +74,11 @@ def log_weights(ratio: Floats, flat: NDArray[np.uint16], sizes: NDArray[np.int64
     return np.bincount(of, weights=ratio[flat], minlength=len(sizes)).astype(np.float64)
 
 
+def likeness(ratio: Floats, flat: NDArray[np.uint16], sizes: NDArray[np.int64]) -> Floats:
+    """[n] mean of `ratio` over the n-grams of each chunk, whatever its length; 0, as the pool, of one without words."""
+    return log_weights(ratio, flat, sizes) / np.maximum(sizes, 1)
+
+
 def short_last(weight: Floats, length: NDArray[np.int64], chunk_tokens: int, least: float) -> Floats:
     """Weights with those of short chunks BEHIND `least`, the smallest weight of the others."""
     return np.where(length < SHORT_SHARE * chunk_tokens, least - BEHIND, weight)

@@ -251,7 +251,7 @@ def _contained_sums(source: Source, unit: Any, labels: Labels, options: Options,
             value = np.clip(on_scale(rows.x, options.scale), *limits)
             for i, each in enumerate((np.ones(len(at)), value, value**2)):
                 found[:, i] += np.bincount(group, weights=times * each, minlength=len(found))
-            b = options.bins.of(rows.x, rows.learnability) if options.bins else np.zeros(len(at), dtype=np.int64)
+            b = options.bins.of(rows.x, rows.second) if options.bins else np.zeros(len(at), dtype=np.int64)
             np.add.at(found, (group, 3 + b), times * rows.length)
     return found
 

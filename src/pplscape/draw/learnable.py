@@ -44,9 +44,9 @@ class Within:
         return (rows.x >= self.low) & (rows.x <= self.high)
 
     def keyed(self, rows: Rows) -> Rows:
-        if len(rows) and not len(rows.learnability):
-            raise UserError("Strategy learnable needs the scores that `pplscape probe` wrote: they hold learnability.")
-        return replace(rows, key=-rows.learnability)
+        if len(rows) and not len(rows.second):
+            raise UserError("Strategy learnable needs the scores that `pplscape probe` wrote.")
+        return replace(rows, key=-rows.second)
 
     def numbers(self, unit: Any) -> Iterator[Rows]:
         for rows in self.whole.numbers(unit):
@@ -83,7 +83,7 @@ class Learnable(Ordered):
         return times * inside, undecided & inside
 
     def key(self, near: Pool) -> Floats:
-        return -near.learnability
+        return -near.second
 
     def settle(self, near: Pool, sure: NDArray[np.int64]) -> Draw:
         return replace(super().settle(near, sure), facts=self.facts)

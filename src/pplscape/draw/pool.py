@@ -19,20 +19,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pplscape.draw.census import Census, take_census
+from pplscape.draw.columns import AXES, axis_of, axis_of_files, log_perplexity, second, whole
 from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of, uniforms_of_bits
 from pplscape.draw.scores import (
     KEY,
     NEEDED,
-    PROBE,
     Rows,
     check_columns,
-    has_column,
-    learnability,
-    log_perplexity,
     rejected_rows,
     score_files,
     usable,
-    whole,
 )  # fmt: skip
 from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, read_manifest
@@ -80,8 +76,10 @@ class Pool:
     """[n] row of the table the pool was made of."""
     key: Floats = field(default_factory=lambda: np.empty(0))
     """[n] what the text gave each chunk (`draw.keys`), or empty."""
-    learnability: Floats = field(default_factory=lambda: np.empty(0))
-    """[n] nats per token, or empty of scores that were not probed."""
+    second: Floats = field(default_factory=lambda: np.empty(0))
+    """[n] learnability or likeness (`columns.AXES`), or empty of scores without."""
+    axis: str | None = None
+    """Which of them."""
     rejected: pa.Table = field(default_factory=REJECTED.empty_table)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """The scores' manifest, empty for a bare table."""
@@ -133,7 +131,7 @@ class Pool:
             doc,
             key=self.key,
             name=names,
-            learnability=self.learnability,
+            second=self.second,
         )
 
     def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
@@ -155,7 +153,7 @@ class Pool:
     def bin_of(self, bins: Bins) -> NDArray[np.int16]:
         """Bin [n] of each chunk."""
         if ("bin", bins.hash) not in self._kept:
-            self._kept["bin", bins.hash] = bins.of(self.x, self.learnability).astype(np.int16)
+            self._kept["bin", bins.hash] = bins.of(self.x, self.second).astype(np.int16)
         return self._kept["bin", bins.hash]
 
     def bin_tokens(self, bins: Bins, times: NDArray | None = None) -> Floats:
@@ -169,8 +167,8 @@ class Pool:
         found = replace(self, **{name: getattr(self, name)[rows] for name in names}, rejected=REJECTED.empty_table())
         if len(self.key):
             found = replace(found, key=self.key[rows])
-        if len(self.learnability):
-            found = replace(found, learnability=self.learnability[rows])
+        if len(self.second):
+            found = replace(found, second=self.second[rows])
         found.__dict__["_doc_hash"] = self._doc_hash  # cached: the documents are the same
         return found
 
@@ -221,7 +219,8 @@ class Pool:
         path = Path(path)
         tables, origin = [], []
         files = score_files(path)
-        more = (PROBE,) if all(has_column(file, PROBE) for file in files) else ()
+        axis = axis_of_files(files)
+        more = (AXES[axis],) if axis else ()
         for file in files:
             check_columns(file, NEEDED)
             try:
@@ -273,7 +272,8 @@ class Pool:
             char_end=whole(table, "char_end")[order],
             origin=order,
             key=table[KEY].to_numpy()[order] if KEY in table.schema.names else np.empty(0),
-            learnability=learnability(table)[order] if PROBE in table.schema.names else np.empty(0),
+            second=second(table)[order] if axis_of(table.schema.names) else np.empty(0),
+            axis=axis_of(table.schema.names),
             rejected=rejected if rejected is not None else REJECTED.empty_table(),
             manifest=manifest or {},
         )

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pplscape.draw.columns import AXES, axis_of_files, log_perplexity, second, whole
 from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of, uniforms_of_bits
 from pplscape.errors import UserError
 from pplscape.executors.base import Executor, Tell, in_order
@@ -29,8 +30,6 @@ from pplscape.statistics import Floats
 
 NEEDED = ("doc_id", "chunk_index", "char_start", "char_end", "length", "n_tokens", "nll_sum", "source")
 """Columns of the score table (schema.SCORES) that selection reads."""
-PROBE = "probe_nll_sum"
-"""Column that `probe` adds (schema.PROBED)."""
 KEY = "key"
 """Column of batches that were given keys."""
 NUMBERS = ("length", "n_tokens", "nll_sum", "source")
@@ -62,8 +61,8 @@ class Rows:
     """What the text gave each chunk (`draw.keys`); empty where no strategy asks for it."""
     name: NDArray[np.uint64] = field(default_factory=lambda: _NONE)
     """`permanent.names_of` of the chunks; empty unless ids are asked for."""
-    learnability: Floats = field(default_factory=lambda: _NO_KEYS)
-    """What a probe learned of chunks it did not see, nats per token; empty of scores without."""
+    second: Floats = field(default_factory=lambda: _NO_KEYS)
+    """Learnability or likeness (`columns.AXES`); empty of scores without."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -71,8 +70,8 @@ class Rows:
     def take(self, at: NDArray[np.intp]) -> Rows:
         """Some of the rows, by position or mask."""
         doc, bits, name = (a[at] if len(a) else a for a in (self.doc, self.bits, self.name))
-        key, learnability = (a[at] if len(a) else a for a in (self.key, self.learnability))
-        return Rows(self.x[at], self.length[at], self.source[at], self.names, doc, bits, key, name, learnability)
+        key, second = (a[at] if len(a) else a for a in (self.key, self.second))
+        return Rows(self.x[at], self.length[at], self.source[at], self.names, doc, bits, key, name, second)
 
     @cached_property
     def h(self) -> Floats:
@@ -134,8 +133,8 @@ class Scores:
     workers: int = 1
     batch_rows: int = BATCH_ROWS
     keys: Keyed | None = None
-    probed: bool = False
-    """Chunks have a learnability."""
+    axis: str | None = None
+    """The second axis that chunks have (`columns.AXES`)."""
     documents: bool = False
     """A row is a whole document (see `draw/documents.py`)."""
     executor: Executor | None = None
@@ -156,7 +155,7 @@ class Scores:
         units: list[Unit] = []
         rows, longest, reads_ids = 0, 0, False
         files = score_files(path)
-        probed = all(has_column(file, PROBE) for file in files)
+        axis = axis_of_files(files)
         for file in files:
             footer = check_columns(file, NEEDED)
             units += _units_of(file, footer, len(units))
@@ -165,7 +164,7 @@ class Scores:
             reads_ids = reads_ids or _may_be_null(footer, ("doc_id", "chunk_index"))
         manifest = read_manifest(path) if (path / MANIFEST).exists() else {}
         workers = workers or min(len(os.sched_getaffinity(0)), max(len(units), 1))
-        return cls(tuple(units), rows, longest, reads_ids, manifest, workers, batch_rows, probed=probed)
+        return cls(tuple(units), rows, longest, reads_ids, manifest, workers, batch_rows, axis=axis)
 
     def map(self, task: Callable[..., T], *args: Any) -> Iterator[T]:
         """task(self, unit, *args) for every unit, in the order of units."""
@@ -203,7 +202,7 @@ class Scores:
 
     @property
     def _more(self) -> tuple[str, ...]:
-        return (PROBE,) if self.probed else ()
+        return (AXES[self.axis],) if self.axis else ()
 
     def numbers(self, unit: Unit) -> Iterator[Rows]:
         columns = (*NUMBERS, *self._more, *(("doc_id", "chunk_index") if self.reads_ids else ()))
@@ -268,14 +267,6 @@ def score_files(path: Path) -> list[Path]:
     return files
 
 
-def has_column(file: Path, name: str) -> bool:
-    """Whether a Parquet file has a column; False for what is none."""
-    try:
-        return name in pq.read_schema(file).names
-    except (pa.ArrowInvalid, OSError):
-        return False
-
-
 def check_columns(file: Path, columns: Sequence[str]) -> Any:
     """The file's Parquet footer; UserError if it is not Parquet or lacks columns."""
     try:
@@ -326,7 +317,7 @@ def checked(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Rows, NDArray[np.str
     if not pa.types.is_dictionary(column.type) or column.null_count:
         column = column.cast(pa.string()).fill_null("").dictionary_encode()
     source, names = column.indices.to_numpy().astype(np.int64), tuple(column.dictionary.to_pylist())
-    rows = Rows(x, whole(kept, "length"), source, names, learnability=learnability(kept))
+    rows = Rows(x, whole(kept, "length"), source, names, second=second(kept))
     return kept, rows, bad
 
 
@@ -335,8 +326,8 @@ def usable(batch: pa.RecordBatch | pa.Table) -> tuple[Any, Floats, NDArray[np.st
     batch (None if all are usable)."""
     x, no_tokens = log_perplexity(batch), whole(batch, "length") <= 0
     infinite = ~(np.abs(x) < LARGEST_NLL)  # true for NaN
-    if PROBE in batch.schema.names:
-        infinite |= ~np.isfinite(learnability(batch))
+    if len(axis := second(batch)):
+        infinite |= ~np.isfinite(axis)
     ids = [name for name in ("doc_id", "chunk_index") if name in batch.schema.names and batch[name].null_count]
     if not (infinite.any() or no_tokens.any() or ids):
         return batch, x, None
@@ -347,32 +338,6 @@ def usable(batch: pa.RecordBatch | pa.Table) -> tuple[Any, Floats, NDArray[np.st
         bad[np.asarray(batch[name].is_null())] = "no_id"
     good = bad == ""
     return batch.filter(pa.array(good)), x[good], bad
-
-
-def whole(batch: pa.RecordBatch | pa.Table, name: str) -> NDArray[np.int64]:
-    """A column of integers [n], nulls as 0."""
-    column = batch[name]
-    return (pc.fill_null(column, 0) if column.null_count else column).to_numpy().astype(np.int64, copy=False)
-
-
-def log_perplexity(batch: pa.RecordBatch | pa.Table) -> Floats:
-    """nll_sum / n_tokens [n]."""
-    column = batch["nll_sum"]
-    nll = np.asarray(column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy())
-    n_tokens = batch["n_tokens"]
-    n_tokens = (pc.fill_null(n_tokens, 0) if n_tokens.null_count else n_tokens).to_numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return nll.astype(np.float64, copy=False) / n_tokens
-
-
-def learnability(batch: pa.RecordBatch | pa.Table) -> Floats:
-    """(nll_sum - probe_nll_sum) / n_tokens [n], nats per token; empty of scores without a probe's."""
-    if PROBE not in batch.schema.names:
-        return _NO_KEYS
-    column = batch[PROBE]
-    probed = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return log_perplexity(batch) - probed.astype(np.float64, copy=False) / whole(batch, "n_tokens")
 
 
 def rejected_rows(batch: pa.RecordBatch, bad: NDArray[np.str_], file: str, first_row: int) -> pa.Table:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pplscape.draw.auto import bins_of, candidate, entry_for, hedge_of, limits_of, tell, utility_of
 from pplscape.draw.census import Census
+from pplscape.draw.columns import check_axis
 from pplscape.draw.describe import SCALES, Frame, Limits, Tally, facts, frame_of, samples, scaled, whole_pool
 from pplscape.draw.documents import by_document
 from pplscape.draw.gate import random_seeds
@@ -236,6 +237,8 @@ def judge_of(
     check_same_scores(law, scores.manifest)
     check_same_unit(law, census)
     law_bins = bins_of(law) if law.bins and law.bins["edges"] is not None else None
+    if law_bins:
+        check_axis(law_bins, scores.axis)
     bins = law_bins or census.make_bins(BINS_WITHOUT_LAW)
     limits: Limits = {s: found for s in SCALES if (found := limits_of(law, s)) is not None}
     warnings = []

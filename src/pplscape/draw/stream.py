@@ -21,17 +21,18 @@ from numpy.typing import NDArray
 
 from pplscape.draw.budget import Wider
 from pplscape.draw.census import Census
+from pplscape.draw.columns import AXES
 from pplscape.draw.describe import Frame, Tally
 from pplscape.draw.documents import OfDocuments
 from pplscape.draw.options import Contained, Options
 from pplscape.draw.permanent import bits_of_hashes, hash_documents, names_of
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.rule import WIDTHS, Rule, Times
-from pplscape.draw.scores import KEY, NEEDED, PROBE, Rows, Scores, Unit
+from pplscape.draw.scores import KEY, NEEDED, Rows, Scores, Unit
 from pplscape.draw.strategies import strategy_of
 from pplscape.errors import UserError
 from pplscape.manifest import cannot_write
-from pplscape.schema import PROBED, SCORES, SELECTED
+from pplscape.schema import SCORES, SELECTED
 
 SAMPLE_CHUNKS = 100_000
 """About as many chunks are kept, at random, for the budget curve and the sample texts; of smaller pools all."""
@@ -178,7 +179,7 @@ _NEEDED = pa.schema([SCORES.field(name) for name in NEEDED])
 
 def _kept_columns(scores: Scores) -> pa.Schema:
     """Of the chunks that a pass hands back."""
-    schema = _NEEDED.append(PROBED.field(PROBE)) if scores.probed else _NEEDED
+    schema = _NEEDED.append(pa.field(AXES[scores.axis], pa.float64())) if scores.axis else _NEEDED
     return schema if scores.keys is None else schema.append(pa.field(KEY, pa.float64()))
 
 

@@ -139,25 +139,37 @@ def prior_keys(corpus: Prepared, folder: Path, encode: Featurise, vocabulary: in
 
 def importance_keys(corpus: Prepared, folder: Path, target: Iterable[str]) -> tuple[Keys, dict[str, Any]]:
     """Keys of strategy dsir and facts about them; see `dsir`. UserError for a target without words."""
-    wanted = dsir.count(target)
-    if not wanted.any():
-        raise UserError("The target text holds no word: pass --target, or a corpus with held-out valid text.")
-    spool, parts = Spool(corpus, folder, np.uint16), corpus.parts("pool")
-    spool.fill(lambda texts: [dsir.buckets(t) for t in texts])
-    pool = sum(
-        (np.bincount(spool.features(k), minlength=dsir.BUCKETS) for k in parts), np.zeros(dsir.BUCKETS, np.int64)
-    )
-    ratio, chunk_tokens = dsir.log_ratio(wanted, pool), corpus.facts["chunk_tokens"]
-    least, short = np.inf, 0
-    for k in parts:
+    spool, ratio, facts = _towards(corpus, folder, target)
+    chunk_tokens, least, short = corpus.facts["chunk_tokens"], np.inf, 0
+    for k in corpus.parts("pool"):
         _, length, sizes = spool.names(k)
         weight = dsir.log_weights(ratio, spool.features(k), sizes)
         spool.write(k, "values", weight)
         is_short = length < dsir.SHORT_SHARE * chunk_tokens
         least, short = min(least, float(weight[~is_short].min(initial=np.inf))), short + int(is_short.sum())
     least = least if np.isfinite(least) else 0.0
-    facts = {
-        "target_ngrams": int(wanted.sum()), "pool_ngrams": int(pool.sum()), "buckets": dsir.BUCKETS,
-        "short_chunks": short, "short_below": dsir.SHORT_SHARE * chunk_tokens,
-    }  # fmt: skip
+    facts |= {"short_chunks": short, "short_below": dsir.SHORT_SHARE * chunk_tokens}
     return spool.keys(lambda k: dsir.short_last(spool.read(k, "values"), spool.names(k)[1], chunk_tokens, least)), facts
+
+
+def likeness_keys(corpus: Prepared, folder: Path, target: Sequence[str] = ()) -> tuple[Keys, dict[str, Any]]:
+    """Likeness of every chunk to the target text (`dsir.likeness`), nats per n-gram, and facts about it.
+
+    `target`: text files, by default the corpus' valid split. UserError for a target without words.
+    """
+    spool, ratio, facts = _towards(corpus, folder, _file_texts(target) if target else _valid(corpus))
+    return spool.keys(lambda k: dsir.likeness(ratio, spool.features(k), spool.names(k)[2])), facts
+
+
+def _towards(corpus: Prepared, folder: Path, target: Iterable[str]) -> tuple[Spool, Floats, dict[str, Any]]:
+    """The pool's n-grams, the log-ratio [BUCKETS] of target against pool, and facts about both."""
+    wanted = dsir.count(target)
+    if not wanted.any():
+        raise UserError("The target text holds no word: pass --target, or a corpus with held-out valid text.")
+    spool = Spool(corpus, folder, np.uint16)
+    spool.fill(lambda texts: [dsir.buckets(t) for t in texts])
+    pool = np.zeros(dsir.BUCKETS, np.int64)
+    for k in corpus.parts("pool"):
+        pool += np.bincount(spool.features(k), minlength=dsir.BUCKETS)
+    facts = {"target_ngrams": int(wanted.sum()), "pool_ngrams": int(pool.sum()), "buckets": dsir.BUCKETS}
+    return spool, dsir.log_ratio(wanted, pool), facts

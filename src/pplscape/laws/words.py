@@ -107,7 +107,8 @@ def bins_words(law: Law) -> str:
         return ""
     worth = [law.params[f"u_{b}"] / average for b in range(len(law.frame.bin_share or ()))]
     levels = law.frame.bin_levels
-    cut = f" (each {levels} levels of learnability, lowest first)" if levels > 1 else ""
+    axis = (law.bins or {}).get("axis", "learnability")
+    cut = f" (each {levels} levels of {axis}, lowest first)" if levels > 1 else ""
     best, worst = int(np.argmax(worth)), int(np.argmin(worth))
     harm = ": it does harm" if worth[worst] < 0 else ""
     return (

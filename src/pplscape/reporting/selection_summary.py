@@ -94,14 +94,15 @@ def _share_row(name: str, pool: int, taken: int, unique: int | None, facts: Fact
 
 def _by_bin(facts: Facts) -> Iterator[tuple[str, ...]]:
     edges = [None, *facts["bins"]["edges"], None]
-    levels = Bins.from_json(facts["bins"]).n_levels
+    bins = Bins.from_json(facts["bins"])
+    levels = bins.n_levels
     counted = (facts[name] for name in ("pool_bin_tokens", "bin_tokens", "unique_bin_tokens"))
     for b, (pool, taken, unique) in enumerate(zip(*counted, strict=True)):
         low, high = (NOTHING if e is None else number(e, 2) for e in edges[b // levels : b // levels + 2])
         name = f"{b + 1}: {low} to {high}" if low != NOTHING and high != NOTHING else (
             f"{b + 1}: below {high}" if high != NOTHING else f"{b + 1}: from {low}"
         )  # fmt: skip
-        name += f", learnability {b % levels + 1} of {levels}" if levels > 1 else ""
+        name += f", {bins.axis} {b % levels + 1} of {levels}" if levels > 1 else ""
         yield _share_row(name, pool, taken, unique, facts)
 
 

@@ -124,7 +124,7 @@ def guess_share(runs: RunTable) -> np.ndarray:
 def in_context(law: Law, runs: RunTable, facts: Mapping[str, Any]) -> Law:
     """The law and its alternatives with what must not be mixed: bins, winsor limits, tokenizer, chunks, model."""
     bins = facts.get("bins")
-    kept = None if bins is None else {k: bins[k] for k in ("edges", "levels", "share", "hash") if k in bins}
+    kept = None if bins is None else {k: bins[k] for k in ("edges", "levels", "axis", "share", "hash") if k in bins}
     if kept is None and runs.bin_share is not None:
         kept = {"edges": None, "share": runs.bin_share.tolist(), "hash": runs.bins_hash}
     scoring = facts.get("scoring", {})

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pplscape.design import Fine
-from pplscape.draw.scores import PROBE, check_columns, has_column, learnability, score_files, usable, whole
+from pplscape.draw.columns import AXES, axis_of_files, second, whole
+from pplscape.draw.scores import check_columns, score_files, usable
 from pplscape.errors import UserError
 from pplscape.manifest import MANIFEST, StageFolder, read_manifest
 from pplscape.statistics import (
@@ -56,8 +57,10 @@ class ScoredPool:
     place: pa.Table
     """doc_id, chunk_index, char_start, char_end of the chunks; empty unless asked for."""
     rejected: dict[str, int]
-    learnability: Floats = field(default_factory=lambda: np.empty(0))
-    """[n] nats per token; empty of scores that were not probed."""
+    second: Floats = field(default_factory=lambda: np.empty(0))
+    """[n] learnability or likeness (`columns.AXES`); empty of scores without."""
+    axis: str = "learnability"
+    """Which of them."""
 
     @property
     def x(self) -> Floats:
@@ -78,17 +81,17 @@ def landscape(
 ) -> Path:
     """Describe the scored pool `scores` and what `budget` tokens (`2e6`, `2M`, `10%`) of it can reach.
 
-    `n_bins` equal-token bins are cut, and a finer nested set for the design of pilots; scores of `probe` may be cut a
-    second time, each bin into `levels` of learnability. With `corpus`, a prepared
-    folder, three sample texts per bin are kept. Returns the output folder.
+    `n_bins` equal-token bins are cut, and a finer nested set for the design of pilots; scores of `liken` or `probe` may
+    be cut a second time, each bin into `levels` of likeness or learnability. With `corpus`, a prepared folder, three
+    sample texts per bin are kept. Returns the output folder.
     """
     from pplscape.draw.budget import parse_budget
 
     files = score_files(Path(scores))
     if n_bins < 1:
         raise UserError(f"--n-bins must be at least 1, not {n_bins}.")
-    if levels < 1 or (levels > 1 and not all(has_column(f, PROBE) for f in files)):
-        raise UserError(f"--levels {levels} needs the scores that `pplscape probe` wrote.")
+    if levels < 1 or (levels > 1 and axis_of_files(files) is None):
+        raise UserError(f"--levels {levels} needs the scores that `pplscape liken` or `pplscape probe` wrote.")
     available = pool_tokens(files)
     tokens = parse_budget(budget, available)
     if tokens > available:
@@ -128,7 +131,8 @@ def _read(file: Path, columns: tuple[str, ...]) -> pa.Table:
 
 def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
     """Read the score table; rows without a usable score are left out and counted by reason."""
-    more = (PROBE,) if all(has_column(f, PROBE) for f in files) else ()
+    axis = axis_of_files(files)
+    more = (AXES[axis],) if axis else ()
     columns = (*_NUMBERS, "source", *more, *(_PLACE if with_place else ()))
     table, _, bad = usable(pa.concat_tables([_read(f, columns) for f in files]))
     rejected = {} if bad is None else Counter(bad[bad != ""].tolist())
@@ -145,7 +149,8 @@ def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
         sources=tuple(source.dictionary.to_pylist()),
         place=table.select(_PLACE if with_place else []),
         rejected=dict(rejected),
-        learnability=learnability(table),
+        second=second(table),
+        axis=axis_of_files(files) or "learnability",
     )
 
 
@@ -156,7 +161,7 @@ def describe(pool: ScoredPool, budget: int, n_bins: int, levels: int = 1) -> dic
     fine = make_bins(x, pool.length, n_bins * max(1, min(4, MOST_FINE_BINS // n_bins)))
     by_range = by_bin(pool, bins)
     if levels > 1:
-        bins, fine = (cut_levels(b, x, pool.learnability, pool.length, levels) for b in (bins, fine))
+        bins, fine = (cut_levels(b, x, pool.second, pool.length, levels, pool.axis) for b in (bins, fine))
     tokens, scored, n_bytes = (int(a.sum()) for a in (pool.length, pool.n_tokens, pool.n_bytes))
     nats = float(pool.nll_sum.sum())
     n_budget = max(1, min(len(x), round(budget / float(np.mean(pool.length)))))
@@ -187,8 +192,8 @@ def describe(pool: ScoredPool, budget: int, n_bins: int, levels: int = 1) -> dic
 def _fine_bins(fine: Bins, pool: ScoredPool) -> dict[str, Any]:
     """The fine bins with what is inside them: token-weighted mean and variance of x for the design of pilots;
     chunks, and chunk-weighted winsorised mean and variance on both scales, as the moments of subsets are taken."""
-    x, index = pool.x, fine.of(pool.x, pool.learnability)
-    by_token = Fine.of(fine, x, pool.length, pool.learnability)
+    x, index = pool.x, fine.of(pool.x, pool.second)
+    by_token = Fine.of(fine, x, pool.length, pool.second)
     chunks = np.bincount(index, minlength=fine.n)
     winsorised = {}
     for scale in ("nll", "ppl"):

@@ -131,7 +131,7 @@ def _content(
         ],
         "cost": {"tokens": trained, "flops": 6 * n_params * trained if n_params else None},
         "bins": facts["bins"],
-        "fine_bins": {k: fine_facts[k] for k in ("edges", "levels", "share") if k in fine_facts},
+        "fine_bins": {k: fine_facts[k] for k in ("edges", "levels", "axis", "share") if k in fine_facts},
         "winsor": {scale: facts["scale"][scale]["winsor"] for scale in ("nll", "ppl")},
     }  # fmt: skip
 

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pplscape.cost import SCORE_FLOPS, TRAIN_FLOPS
+from pplscape.draw.columns import PROBE, axis_of_files
 from pplscape.draw.permanent import bits_of_hashes, hash_documents, uniforms_of_bits
 from pplscape.draw.pool import Pool
-from pplscape.draw.scores import PROBE
+from pplscape.draw.scores import score_files
 from pplscape.engines import load_learner
 from pplscape.engines.base import Ids, Learner
 from pplscape.errors import UserError
@@ -57,6 +58,8 @@ def probe(
     scores, prepared, recipe = Path(scores), Prepared(Path(corpus)), recipe or Recipe()
     learner = load_learner(engine, model, recipe, dtype=dtype, revision=revision, bos=bos)
     check_scores(scores, learner.facts)
+    if axis_of_files(score_files(scores)) is not None:
+        raise UserError(f"{scores} holds a second axis already, and bins have one: give the scores of `score`.")
     prepared.check_tokenizer(learner.facts.tokenizer, learner.facts.model)
     facts = read_manifest(scores)["counts"]["facts"]
     if facts.get("context"):

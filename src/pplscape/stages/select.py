@@ -118,9 +118,11 @@ def select(
             readers = running.enter_context(_readers(executor, workers, address))
             fitted, pilots = _law_and_pilots(law, form, tables, columns)
             if whole_documents and fitted is not None and (fitted.bins or {}).get("levels"):
-                raise UserError("A law on levels of learnability judges chunks; it cannot draw whole documents.")
+                raise UserError("A law on levels of a second axis judges chunks; it cannot draw whole documents.")
             table = replace(Scores.read(scores, workers), executor=readers)
             check_whole(table)
+            if strategy == "learnable" and table.axis != "learnability":
+                raise UserError("Strategy learnable needs the scores that `pplscape probe` wrote.")
             prepared = None if corpus is None else Prepared(Path(corpus))
             if prepared is not None:
                 _check_corpus(table, folder.inputs["corpus"], Path(corpus or ""))

@@ -34,7 +34,7 @@ class Frame:
     bin_share: tuple[float, ...] | None = None
     """The pool's token share of each bin."""
     bin_levels: int = 1
-    """Levels of learnability that each range of log-perplexity is cut into."""
+    """Levels of a second axis that each range of log-perplexity is cut into."""
     centre: tuple[float, float] = (0.0, 0.0)
     """Where a quadratic is expanded: mean over the pilots of its two coordinates."""
     own: Mapping[str, Any] = field(default_factory=dict)
