@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
-from .cells import PROBED, Cell, arguments
+from .cells import LIKENED, PROBED, Cell, arguments
 from .setting import Setting
 
 COMPOSITION_STREAM = 11_001
@@ -97,23 +97,33 @@ class Bench:
 
     # ---- the law ---------------------------------------------------------------------------------------------------
 
-    def fit_law(self) -> Path:
-        """Pilots (depletion as in the main run) and all laws that they permit."""
-        s, folder = self.setting, self.folder
+    def fit_law(self, likened: bool = False) -> Path:
+        """Pilots (depletion as in the main run) and all laws that they permit; `likened`: on levels of likeness, in a
+        folder of their own."""
+        s, folder, scores = self.setting, self.folder / "levels" if likened else self.folder, self._scores(likened)
+        if likened:
+            ps.landscape(
+                scores, budget=f"{100 * s.budget:g}%", out=folder / "landscape", n_bins=s.bins, levels=s.levels,
+                corpus=self.folder / "prepared",
+            )  # fmt: skip
         ps.plan(
             folder / "landscape", budget=self.budget, pilot_tokens=s.pilots["tokens"], designed=s.pilots["designed"],
             random_seeds=s.pilots["random_seeds"], recipe=s.train_recipe, out=folder / "plan", seed=s.seed,
             n_params=self.learner.facts.n_params,
         )  # fmt: skip
         ps.pilot(
-            folder / "plan", model=s.model_path, scores=folder / "scores", corpus=folder / "prepared",
-            out=folder / "pilots", heldout=[str(p) for p in sorted((self.heldout / "valid").glob("*.jsonl"))],
-            engine=s.engine, seed=s.seed,
+            folder / "plan", model=s.model_path, scores=scores, corpus=self.folder / "prepared",
+            out=folder / "pilots", heldout=self.valid_files, engine=s.engine, seed=s.seed,
         )  # fmt: skip
         return ps.fit(
             folder / "pilots" / "runs.jsonl", out=folder / "law", bootstrap=s.bootstrap,
             landscape=folder / "landscape" / "landscape.json", seed=s.seed,
         )  # fmt: skip
+
+    @cache  # noqa: B019 - a bench lives as long as the process
+    def _fitted(self, likened: bool) -> Path:
+        """The folder of law/ and pilots/, made when the first arm asks for it."""
+        return self.fit_law(likened).parent
 
     # ---- a draw ----------------------------------------------------------------------------------------------------
 
@@ -144,9 +154,22 @@ class Bench:
             out=folder / "probed", recipe=s.train_recipe, engine=s.engine, seed=s.seed,
         )  # fmt: skip
 
+    @property
+    def valid_files(self) -> list[str]:
+        return [str(p) for p in sorted((self.heldout / "valid").glob("*.jsonl"))]
+
+    def _scores(self, likened: bool) -> Path:
+        """The pool's scores; `likened`: with likeness to the valid text."""
+        scores = self.folder / "scores"
+        if not likened:
+            return scores
+        return ps.liken(scores, corpus=self.folder / "prepared", target=self.valid_files, out=self.folder / "likened")
+
     def _scores_of(self, method: str) -> Path:
         if method == "oracle":
             return self.clean_scores
+        if method in LIKENED:
+            return self._scores(True)
         return self.probed if method in PROBED else self.folder / "scores"
 
     def draw(self, cell: Cell) -> tuple[pa.Table, dict[str, Any]]:
@@ -159,11 +182,12 @@ class Bench:
         if kind in ("shape", "tilt"):
             asked |= self._target(kind, told)
         law, runs = asked.pop("law", False), asked.pop("runs", False)
+        fitted = self._fitted(cell.method in LIKENED) if law else self.folder
         out = self.folder / "draws" / cell.file.removesuffix(".json")
         ps.select(
             self._scores_of(cell.method), budget=budget, out=out,
-            law=self.folder / "law" / "law.json" if law else None,
-            runs=self.folder / "pilots" / "runs.jsonl" if runs else None,
+            law=fitted / "law" / "law.json" if law else None,
+            runs=fitted / "pilots" / "runs.jsonl" if runs else None,
             resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True, **asked,
         )  # fmt: skip
         return read_selected(out), json.loads((out / "selection.json").read_text())

@@ -15,6 +15,8 @@ BANDS = ("band:0.05,0.55", "band:0.2,0.7", "band:0.4,0.9", "band:0.5,1")
 SIMPLE = ("low", "mid", "high", "stratified", "temperature:1", "temperature:-1")
 LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "utility+hedged", "auto")
 OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
+LIKENED = ("auto+likeness",)
+"""Arms on levels of likeness to the valid text: their law has pilots of its own."""
 PROBED = ("learnable",)
 """Arms that need scores with learnability, which cost a probe on each half of the pool."""
 CURVE = (0.5, 2.0)
@@ -73,6 +75,11 @@ def primary(pool: str, band: str) -> Iterator[Cell]:
         yield from (Cell("primary", pool, "random", seed, size) for size in sizes for seed in range(SWEEP_SEEDS))
 
 
+def likened(pool: str) -> Iterator[Cell]:
+    """What `run` does where a target text is given."""
+    yield from (Cell("primary", pool, m, seed) for seed in range(HEADLINE_SEEDS) for m in LIKENED)
+
+
 def sweep(pool: str, band: str) -> Iterator[Cell]:
     """All other methods, three seeds."""
     others = [m for m in (*SIMPLE, *OTHER_LAWS, *PROBED) if m not in headline(band)]
@@ -93,11 +100,12 @@ def falsify(pool: str) -> Iterator[Cell]:
 
 def plan(pool: str, band: str) -> list[Cell]:
     """Everything of one pool after the choice of the band, primary endpoints first."""
-    return [*primary(pool, band), *sweep(pool, band), *compositions(pool), *falsify(pool)]
+    return [*primary(pool, band), *likened(pool), *sweep(pool, band), *compositions(pool), *falsify(pool)]
 
 
 def arguments(method: str) -> dict[str, Any]:
     """Arguments of `pplscape.select` for a method; `law` True: it needs the law, `runs` True: and the pilots."""
+    method = method.removesuffix("+likeness")
     name, _, told = method.partition(":")
     form, _, strategy = name.rpartition("+")
     numbers = tuple(float(v) for v in told.split(",")) if told and name in ("band", "temperature") else ()

@@ -1,6 +1,6 @@
 """The runner: cells in the protocol's order, one file a finished cell, so that a kill costs one cell at most.
 
-    PPLSCAPE_DATA=... python -m evidence run OUT [--domain biomed] [--pool 0.3] [--cells 10]
+    PPLSCAPE_DATA=... python -m evidence run OUT [--domain biomed] [--pool 0.3] [--cells 10] [--arms random auto]
     PPLSCAPE_DATA=... python -m evidence flat OUT     F8: does the gate stay shut where nothing can be gained
     python -m evidence restore OUT         finished cells from the committed tables, to go on on another machine
     python -m evidence tables OUT          the committed tables from the finished cells
@@ -130,18 +130,17 @@ def choose_band(bench_run: Run, store: Store, pool: str) -> str:
     return plans.chosen_band(losses)
 
 
-def run(out: Path, domain: str, dirt: float, most: int | None = None) -> None:
-    """Build the pool, choose the band, fit the laws, then the cells; skips whatever is there."""
+def run(out: Path, domain: str, dirt: float, most: int | None = None, arms: list[str] | None = None) -> None:
+    """Build the pool, choose the band, then the cells (of some `arms` only), laws when the first arm asks for them; skips
+    whatever is there."""
     setting, folder = Setting.read(domain), out / domain
     lock = Locked(folder)
     pool = Builder(setting, folder).build(dirt)
     bench, store = Bench(setting, pool), Store(folder / "cells")
     band = choose_band(bench.run, store, name_of(dirt))
     print(f"band: {band}", flush=True)
-    started = time.time()
-    bench.fit_law()
-    print(f"pilots and laws: {time.time() - started:.0f} s", flush=True)
-    run_cells(plans.plan(name_of(dirt), band), bench.run, store, most)
+    cells = [c for c in plans.plan(name_of(dirt), band) if arms is None or c.method in arms]
+    run_cells(cells, bench.run, store, most)
     lock.handle.close()
 
 
@@ -166,10 +165,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--domain", default="biomed")
     parser.add_argument("--pool", type=float, default=0.3, help="share of dirt")
     parser.add_argument("--cells", type=int, default=None, help="stop after so many new cells")
+    parser.add_argument("--arms", nargs="+", default=None, help="only cells of these methods")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args(sys.argv[1:] if words is None else words)
     if given.verb == "run":
-        run(given.out, given.domain, given.pool, given.cells)
+        run(given.out, given.domain, given.pool, given.cells, given.arms)
     if given.verb == "flat":
         run_flat(given.out, given.domain, given.cells)
     if given.verb == "restore":

@@ -36,6 +36,8 @@ class Setting:
     bins: int
     recipe: dict[str, Any]
     pilots: dict[str, Any]
+    levels: int = 3
+    """Of likeness in every bin, for the arms that use it."""
     bootstrap: int = 500
     resamples: int = 200
     seed: int = 0

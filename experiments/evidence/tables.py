@@ -63,6 +63,8 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
             ("pool.json", pool / "pool.json"),
             ("pilots.jsonl", pool / "pilots" / "runs.jsonl"),
             ("law.md", pool / "law" / "summary.md"),
+            ("levels-pilots.jsonl", pool / "levels" / "pilots" / "runs.jsonl"),
+            ("levels-law.md", pool / "levels" / "law" / "summary.md"),
         ):
             if source.exists():
                 write_atomic(results / pool.name / name, source.read_bytes())

@@ -83,6 +83,11 @@ class RunConfig(_Strict):
     chunk_tokens: int = Field(default=512, gt=0)
     min_tokens: int = Field(default=64, gt=0, description="shorter remainders are rejected")
     bins: int = Field(default=10, ge=2, le=50)
+    second_axis: Literal["auto", "none", "likeness", "learnability"] = Field(
+        default="auto", description="what cuts bins again; auto: likeness to the valid text, where `heldout` is given"
+    )
+    levels: int = Field(default=3, ge=2, le=9, description="of the second axis in every bin")
+    probe_tokens: str = Field(default="2%", description="that each probe of learnability is trained on")
     valid_tokens: int = Field(default=50_000, gt=0)
     test_tokens: int = Field(default=100_000, gt=0)
     general_tokens: int = Field(default=12_288, gt=0, description="size of the self-samples")
@@ -100,7 +105,7 @@ class RunConfig(_Strict):
     score_dtype: str = "auto"
     seed: int = 0
 
-    @field_validator("budget", mode="before")
+    @field_validator("budget", "probe_tokens", mode="before")
     @classmethod
     def _text(cls, value: Any) -> str:
         return str(value)

@@ -48,8 +48,14 @@ def flow_costs(config: RunConfig, pool_tokens: int, n_params: int) -> list[tuple
     arms = (2 + len(config.baselines)) * config.arm_seeds
     heldout = config.valid_tokens + config.general_tokens
     trained = arms * parse_budget(config.budget, pool_tokens)
+    probed = 2 * parse_budget(config.probe_tokens, pool_tokens)
+    probes = [
+        ("probes", estimate(probed, n_params, TRAIN_FLOPS)),
+        ("scoring by them", estimate(pool_tokens, n_params, SCORE_FLOPS)),
+    ]
     return [
         ("scoring", estimate(pool_tokens, n_params, SCORE_FLOPS)),
+        *(probes if config.second_axis == "learnability" else []),
         ("pilots", estimate(config.pilots.tokens, n_params, TRAIN_FLOPS)),
         ("measuring pilots", estimate(runs * heldout, n_params, SCORE_FLOPS)),
         (f"{arms} arms", estimate(trained, n_params, TRAIN_FLOPS)),

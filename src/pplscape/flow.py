@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pplscape.config import RunConfig, load_config, parse_config
+from pplscape.cost import prepared_tokens
+from pplscape.draw.budget import parse_budget
 from pplscape.draw.strategies import BY_TEXT
 from pplscape.errors import UserError
 from pplscape.manifest import read_json, read_manifest, write_atomic
@@ -16,9 +18,11 @@ from pplscape.stages.compare import compare
 from pplscape.stages.evaluate import evaluate
 from pplscape.stages.fit import fit
 from pplscape.stages.landscape import landscape
+from pplscape.stages.liken import liken
 from pplscape.stages.pilot import pilot
 from pplscape.stages.plan import plan
 from pplscape.stages.prepare import prepare
+from pplscape.stages.probe import probe
 from pplscape.stages.report import report
 from pplscape.stages.sample import sample
 from pplscape.stages.score import score
@@ -32,6 +36,12 @@ DEMO_MODEL = "demo"
 DEMO_FILE_BYTES, DEMO_BYTES_PER_TOKEN = 30_000, 8
 """Small files, so that the demo's pool holds many documents; enough bytes for its tokens, duplicates removed."""
 LAW_STRATEGIES = ("dos", "maxent", "allocate")
+SCORES = {None: "scores", "likeness": "likened", "learnability": "probed"}
+"""Folder of the scores that all later stages take, by the second axis."""
+LEAST_PER_CELL = 8
+"""Chunks in a cell of the pilots' finest bins, below which `auto` does without a second axis."""
+FINER = 4
+"""The pilots' bins are so many times finer."""
 
 
 def model_path(model: str) -> str:
@@ -84,8 +94,33 @@ class Flow:
             **self.engine, **self.again,
         )  # fmt: skip
         landscape(
-            out / "scores", budget=c.budget, out=out / "landscape", n_bins=c.bins, corpus=out / "prepared", **self.again
-        )
+            self.scores, budget=c.budget, out=out / "landscape", n_bins=c.bins, levels=c.levels if self.axis else 1,
+            corpus=out / "prepared", **self.again,
+        )  # fmt: skip
+
+    @cached_property
+    def axis(self) -> str | None:
+        """The second axis of the bins, None for none; `auto` takes likeness where a target text was given and the pool
+        is large enough for it."""
+        c = self.config
+        if c.second_axis != "auto":
+            return None if c.second_axis == "none" else c.second_axis
+        chunks = read_manifest(self.out / "prepared")["counts"]["splits"]["pool"]["chunks"]
+        return "likeness" if c.heldout and chunks >= LEAST_PER_CELL * FINER * c.bins * c.levels else None
+
+    @cached_property
+    def scores(self) -> Path:
+        """What `score` wrote, or the same with the second axis."""
+        c, out, scores = self.config, self.out / SCORES[self.axis], self.out / "scores"
+        if self.axis == "likeness":
+            liken(scores, corpus=self.out / "prepared", out=out, **self.again)
+        if self.axis == "learnability":
+            tokens = parse_budget(c.probe_tokens, prepared_tokens(self.out / "prepared"))
+            probe(
+                scores, model=self.model, corpus=self.out / "prepared", tokens=tokens, out=out, recipe=self.recipe,
+                seed=c.seed, **self.engine, **self.again,
+            )  # fmt: skip
+        return out
 
     @cached_property
     def pilots(self) -> list[Path]:
@@ -104,7 +139,7 @@ class Flow:
             if decision and decision["state"] != "open":
                 break
             ran = pilot(
-                planned, model=self.model, scores=self.out / "scores", corpus=self.out / "prepared",
+                planned, model=self.model, scores=self.scores, corpus=self.out / "prepared",
                 out=self.out / f"pilots{end}", general=self.general, executor=c.pilots.executor,
                 workers=c.pilots.workers, seed=c.seed, **self.engine, **self.again,
             )  # fmt: skip
@@ -143,7 +178,7 @@ class Flow:
 
     def selection(self) -> None:
         select(
-            self.out / "scores", strategy=self.config.strategy, budget=self.config.budget, out=self.out / "selection",
+            self.scores, strategy=self.config.strategy, budget=self.config.budget, out=self.out / "selection",
             law=self.out / "law" / "law.json", runs=self.pilots, corpus=self.out / "prepared",
             model=self.model, max_epochs=self.config.max_epochs, resamples=self.config.resamples,
             seed=self.config.seed, **self.again,
@@ -154,7 +189,7 @@ class Flow:
         law = self.out / "law" / "law.json" if strategy in LAW_STRATEGIES else None
         form = self.challenger[1] if strategy == self.challenger[0] else None
         return select(
-            self.out / "scores", strategy=strategy, budget=self.config.budget, law=law, form=form, seed=seed,
+            self.scores, strategy=strategy, budget=self.config.budget, law=law, form=form, seed=seed,
             corpus=self.out / "prepared" if strategy in BY_TEXT else None, model=self.model,
             out=self.out / "draws" / f"{strategy}-{seed}", **self.again,
         )  # fmt: skip

@@ -58,13 +58,15 @@ def _end(report: Path, out: Path) -> None:
 
 def _advice(out: Path) -> str | None:
     """What to do when the measured choice of the law beat random, but the selection on disk is the gate's random."""
+    from pplscape.flow import SCORES
     from pplscape.manifest import read_json
 
     chosen = read_json(out / "selection" / "selection.json", "select")
     light = read_json(out / "comparison" / "comparison.json", "compare")["verdict"]["light"]
     if light != "worth it" or chosen["used"] != "random" or not chosen["candidate"]:
         return None
-    command = f"pplscape select {out / 'scores'} --strategy {chosen['candidate']} --form {chosen['law']['form']}"
+    scores = out / SCORES[read_json(out / "landscape" / "landscape.json", "landscape")["bins"].get("axis")]
+    command = f"pplscape select {scores} --strategy {chosen['candidate']} --form {chosen['law']['form']}"
     command += f" --budget {chosen['budget']} --law {out / 'law' / 'law.json'} --corpus {out / 'prepared'}"
     return f"The gate advised random, but the measured choice was better. To write it out:\n  {command} --out SUBSET"
 

@@ -20,9 +20,9 @@ class Costs:
 
     budget: int | None
     scored: int | None
-    """Tokens of the pool, each scored once."""
+    """Tokens of the pool, each scored once; where probes measured learnability, by one of them, too."""
     piloted: int | None
-    """Tokens trained over all pilots, shared trunks counted once."""
+    """Tokens trained over all pilots, shared trunks counted once, and over probes."""
     seconds_scoring: float | None
     seconds_piloting: float | None
     seconds_training: float | None
@@ -66,12 +66,14 @@ def costs_of(run: RunFolder) -> Costs:
         for row in run.ok:
             largest[row["group"]] = max(largest.get(row["group"], 0), int(row["tokens"]))
         piloted = sum(largest.values())
+    landscape = run.landscape or {}
+    probes = landscape.get("scoring", {}).get("probe", {"scored_tokens": 0, "trained_tokens": 0})
     arms = [m for m in run.manifests.values() if m.get("stage") == "train" and m.get("counts", {}).get("tokens")]
     longest = max(arms, key=lambda m: m["run"]["seconds"], default=None)
     return Costs(
         budget=run.budget,
-        scored=(run.landscape or {}).get("tokens"),
-        piloted=int(piloted) if piloted else None,
+        scored=landscape["tokens"] + probes["scored_tokens"] if landscape else None,
+        piloted=int(piloted) + probes["trained_tokens"] if piloted else None,
         seconds_scoring=clock("score"),
         seconds_piloting=clock("pilot"),
         seconds_training=longest["run"]["seconds"] if longest else None,

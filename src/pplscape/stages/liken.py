@@ -49,8 +49,8 @@ def liken(
             keys, facts = likeness_keys(Prepared(Path(corpus)), folder.partial / FOLDER, target)
             rows = sum(_join(folder, file, keys) for file in files)
             shutil.rmtree(folder.partial / FOLDER)
-            scored = read_manifest(Path(scores))["counts"]["facts"]
-            folder.finish({"in": rows, "out": rows, "rejected": {}, "facts": {**scored, "liken": facts}})
+            counts = read_manifest(Path(scores))["counts"]  # what scoring left out stays in the ledger
+            folder.finish({**counts, "out": rows, "facts": {**counts["facts"], "liken": facts}})
     return Path(out)
 
 

@@ -76,7 +76,8 @@ def probe(
                 for half in (0, 1):
                     _probe_half(learner, prepared, pool, half, tokens, recipe, seed, scores, folder, progress)
             rows = sum(_join(folder, file) for file in sorted(scores.glob("part-*.parquet")))
-            folder.finish({"in": rows, "out": rows, "rejected": {}, "facts": {**facts, "probe": cost}})
+            counts = read_manifest(scores)["counts"]  # what scoring left out stays in the ledger
+            folder.finish({**counts, "out": rows, "facts": {**facts, "probe": cost}})
     return Path(out)
 
 
