@@ -131,8 +131,10 @@ def choose_band(bench_run: Run, store: Store, pool: str) -> str:
 
 
 def run(out: Path, domain: str, dirt: float, most: int | None = None, arms: list[str] | None = None) -> None:
-    """Build the pool, choose the band, then the cells (of some `arms` only), laws when the first arm asks for them; skips
-    whatever is there."""
+    """Build the pool, choose the band, then the cells (of some `arms` only); laws when the first arm asks for them.
+
+    Skips whatever is there.
+    """
     setting, folder = Setting.read(domain), out / domain
     lock = Locked(folder)
     pool = Builder(setting, folder).build(dirt)
