@@ -46,8 +46,7 @@ def rows_of(folder: Path) -> list[str]:
 
 def main(folders: list[str]) -> None:
     print("# The better half of every bin, by origin\n")
-    print("`python experiments/second_axis.py SCORES...`: shares of tokens; *area*: of the ROC curve, 0.5 is chance.
-")
+    print("`python experiments/second_axis.py SCORES...`: shares of tokens; *area*: of the ROC curve, 0.5 is chance.\n")
     for k, folder in enumerate(folders):
         print("\n".join(rows_of(Path(folder))[0 if k == 0 else 2 :]))
 
