@@ -107,8 +107,7 @@ def bins_words(law: Law) -> str:
         return ""
     worth = [law.params[f"u_{b}"] / average for b in range(len(law.frame.bin_share or ()))]
     levels = law.frame.bin_levels
-    axis = (law.bins or {}).get("axis", "learnability")
-    cut = f" (each {levels} levels of {axis}, lowest first)" if levels > 1 else ""
+    cut = f" (each {levels} levels of the second axis, lowest first)" if levels > 1 else ""
     best, worst = int(np.argmax(worth)), int(np.argmin(worth))
     harm = ": it does harm" if worth[worst] < 0 else ""
     return (
