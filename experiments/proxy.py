@@ -96,7 +96,7 @@ def run(out: Path, proxy: str) -> None:
         for name, model in (("proxy", proxy), ("base", model_path(BASE))):
             ps.pilot(
                 out / f"plan-{seed}", model=model, scores=out / "scores", corpus=out / "prepared",
-                out=out / f"{name}-{seed}", proxy=name == "proxy", dtype="float32",
+                out=out / f"{name}-{seed}", proxy=name == "proxy",
             )  # fmt: skip
 
 

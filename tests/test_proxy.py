@@ -153,15 +153,15 @@ def lights(gains: Sequence[float], other: Sequence[float], sd: float, n: int, se
 
 
 def test_verdicts_of_planted_worlds() -> None:
-    transfers = lights(GAINS, np.array(GAINS) * 0.8, 0.003, 8)
-    assert transfers.count(TRUST) == 8
-    reversed_ = lights(GAINS, [-g for g in GAINS], 0.003, 8)
-    assert reversed_.count(DISTRUST) == 8
+    transfers = lights(GAINS, np.array(GAINS) * 0.8, 0.003, 4)
+    assert transfers.count(TRUST) == 4
+    reversed_ = lights(GAINS, [-g for g in GAINS], 0.003, 4)
+    assert reversed_.count(DISTRUST) == 4
     noisy = lights(GAINS, GAINS, 0.06, 8)
     assert noisy.count(TOO_FEW) >= 6
-    assert lights([0] * 8, [0] * 8, 0.01, 16).count(TRUST) <= 2
-    unrelated = lights(GAINS, [0.0, -0.05, 0.06, -0.1, 0.03, -0.02, 0.04, -0.08], 0.003, 8)
-    assert unrelated.count(DISTRUST) == 8
+    assert lights([0] * 8, [0] * 8, 0.01, 12).count(TRUST) <= 2
+    unrelated = lights(GAINS, [0.0, -0.05, 0.06, -0.1, 0.03, -0.02, 0.04, -0.08], 0.003, 4)
+    assert unrelated.count(DISTRUST) == 4
 
 
 def test_it_says_which_runs_would_settle_it() -> None:
