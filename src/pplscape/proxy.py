@@ -232,7 +232,7 @@ def _interval(values: Floats) -> dict[str, float]:
 
 def _seeds_to_settle(size: Size, chosen: int, spare: Floats) -> int:
     """Seeds of the regimes in question at which the spare gain, if it is what it seems, would be told from 0."""
-    now = float(min(size.runs[1, chosen], size.runs[1].max()))
+    now = float(size.runs[1, chosen])
     times = (1.2816 * spare.std() / max(abs(float(np.median(spare))), 1e-9)) ** 2  # normal quantile of SURE
     return int(max(np.ceil(now * min(times, 1e6)), now + 1))
 
