@@ -78,7 +78,7 @@ def _laws(facts: Facts) -> str:
         f"{tokens(found['budget'])} the law of {target} predicts a gain over random of "
         f"{number(found['gain'], 4, True)} {NATS} for the allocation by the law of {proxy}, "
         f"{number(found['achievable'], 4, True)} for its own: regret {number(found['regret'], 4)}. "
-        "Points without intervals.\n\n"
+        "Points without intervals; allocations are hedged, so the regret may be below 0.\n\n"
         + table(("bin", proxy, target), ((str(b), number(p, 2), number(t, 2)) for b, p, t in rows))
     )
 
