@@ -8,9 +8,14 @@ models with the same chunks in the same order; then `pplscape transfer`.
     PPLSCAPE_DATA=... python experiments/proxy.py prepare --out DIR
     python experiments/proxy.py run --out DIR --proxy work/small/model
     python experiments/proxy.py table --out DIR [--write]
+    python experiments/proxy.py worlds
 
 A cell is a model's pilots of one seed, and each goes on where it was stopped; `table` takes the seeds that both models
 have finished. `--write` keeps the runs and the page under experiments/results.
+
+`worlds`: how often each verdict falls in simulated worlds, and how often it is right: ten regimes, true losses normal
+(sd 0.05 nats) with a given correlation between the models, seed noise 0.01 nats of which half the variance is shared,
+random with three seeds and the others with one.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ import numpy as np
 
 import pplscape as ps
 from pplscape.flow import model_path
+from pplscape.proxy import DISTRUST, TOO_FEW, TRUST, compare
+from pplscape.runs import RunTable
 from pplscape.training.schedule import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -38,6 +45,7 @@ RESULTS = Path(__file__).parent / "results"
 BASE, SEEDS, SIZES, DESIGNED = "demo", (0, 1, 2), (16_384, 65_536), 7
 CHARACTERS = {"clean": 1_500_000, "garbled": 550_000, "law": 550_000, "heldout": 120_000}
 GARBLED = 0.1
+SPREAD, NOISE = 0.05, 0.01
 RECIPE = Recipe(learning_rate=1e-3, warmup_tokens=4096, step_tokens=2048)
 KEPT = (
     "group", "regime", "seed", "tokens", "pool_tokens", "unique_tokens", "ppl_mean", "ppl_std", "nll_mean", "nll_std",
@@ -142,16 +150,48 @@ def table(out: Path, write: bool) -> None:
         (RESULTS / "proxy.jsonl").write_text((out / "proxy.jsonl").read_text() + (out / "base.jsonl").read_text())
 
 
+def world(correlation: float, rng: np.random.Generator, k: int = 10) -> tuple[str, bool]:
+    """(verdict, whether the proxy's first regime truly keeps over half of the target's achievable gain)."""
+    true = rng.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]], k).T * SPREAD
+    names = ["random"] * 3 + [f"regime-{i}" for i in range(k - 1)]
+    at = np.array([0, 0, 0, *range(1, k)])
+    noise = rng.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], len(at)).T * NOISE
+    tables = [
+        RunTable(
+            np.full(len(at), 1e5), loss=4 + true[m, at] + noise[m], regime=np.array(names),
+            group=np.array([f"{n}-{i}" for i, n in enumerate(names)]),
+        )
+        for m in (0, 1)
+    ]  # fmt: skip
+    found = compare(tables[0], tables[1], ("proxy", "target"))
+    choice = found["sizes"][-1]["choice"]["choice"]
+    gain = true[1, 0] - true[1, at[names.index(choice)]]
+    return found["verdict"]["light"], bool(gain > 0.5 * (true[1, 0] - true[1].min()))
+
+
+def worlds(repetitions: int = 300) -> None:
+    print("| correlation of true losses | verdict | worlds | the choice keeps over half |\n|---|---|---|---|")
+    for correlation in (-0.5, 0.0, 0.5, 0.9, 1.0):
+        rng = np.random.default_rng(0)
+        told = [world(correlation, rng) for _ in range(repetitions)]
+        for light in (TRUST, TOO_FEW, DISTRUST):
+            right = [kept for found, kept in told if found == light]
+            kept = f"{np.mean(right):.0%}" if right else "–"
+            print(f"| {correlation:g} | {light} | {len(right)} of {repetitions} | {kept} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prepare", "run", "table"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("what", choices=("prepare", "run", "table", "worlds"))
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--proxy", help="folder of the small model")
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes, for a dry run")
     parser.add_argument("--write", action="store_true", help="keep the table under experiments/results")
     given = parser.parse_args()
     if given.what == "prepare":
         prepare(given.out, given.scale)
+    elif given.what == "worlds":
+        worlds()
     elif given.what == "run":
         run(given.out, given.proxy)
     else:
