@@ -2,8 +2,10 @@
 
     PPLSCAPE_DATA=... python scripts/train_base_model.py --work work/base --tokens 36M
     PPLSCAPE_DATA=... python scripts/train_base_model.py --work work/large --size 10.4m --tokens 21M
+    PPLSCAPE_DATA=... python scripts/train_base_model.py --work work/small --size 0.7m --tokens 10M
 
-The second is the model of four times its size that the experiments compare with (same text, same tokenizer).
+The others are of four times its size, which the experiments compare with, and of about a quarter, the proxy of
+`experiments/proxy.py` (same text, same tokenizer).
 
 One constant-learning-rate trunk, from which cooled-down branches are cut: the trunk is checkpointed every
 `CHECKPOINT_TOKENS`, so a killed run resumes, and `--branch-at 10M` exports an early model without
@@ -33,7 +35,7 @@ VOCAB, BOS = 4096, "<|endoftext|>"
 BATCH_TOKENS, WARMUP_STEPS = 8192, 100
 TRUNK_CONTEXT, COOLDOWN_CONTEXT, COOLDOWN_SHARE = 256, 512, 0.05
 CHECKPOINT_TOKENS, EVAL_TOKENS = 1_000_000, 65_536
-SIZES = {"2.6m": (192, 512, 4, 3, 2e-3), "10.4m": (384, 1024, 5, 6, 1.4e-3)}
+SIZES = {"0.7m": (96, 256, 3, 3, 3e-3), "2.6m": (192, 512, 4, 3, 2e-3), "10.4m": (384, 1024, 5, 6, 1.4e-3)}
 """Width, width of the feed-forward layer, layers, heads, learning rate."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

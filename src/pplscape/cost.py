@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from pplscape.config import RunConfig
-from pplscape.manifest import read_json
 
 SCORE_FLOPS, TRAIN_FLOPS = 2, 6
 """Per parameter and token: forward only, and forward + backward."""
@@ -91,8 +90,3 @@ def prepared_tokens(prepared: Path, split: str = "pool") -> int:
 
     parts = sorted((prepared / "chunks" / split).glob("part-*.parquet"))
     return sum(pc.sum(pq.read_table(p, columns=["length"])["length"]).as_py() or 0 for p in parts)
-
-
-def plan_tokens(plan: Path) -> int:
-    """Tokens that the pilots of a plan train on."""
-    return int(read_json(plan / "plan.json", f"plan LANDSCAPE --out {plan}")["cost"]["tokens"])

@@ -55,6 +55,8 @@ class Piloting:
     """Where trunks keep their checkpoints; a worker that does not see OUT.partial keeps its own, which end with it."""
     facts: EngineFacts
     """What the model must be, wherever it is loaded."""
+    proxy_of: str | None = None
+    """The model that made the scores, where another one stands in for it."""
 
     def __call__(self, tell: Tell) -> Callable[[Asked], Rows]:
         bench = Bench(self, self.engine.loaded_as(self.facts))
@@ -77,6 +79,7 @@ class Bench:
         self._own = None if job.states.parent.is_dir() else tempfile.TemporaryDirectory(prefix="pplscape-")
         self.states = Path(self._own.name) if self._own else job.states
         self.plan, self.learner, self.corpus, self.seed = job.plan, learner, corpus, job.seed
+        self.proxy_of = job.proxy_of
         self.recipe = Recipe(**self.plan["recipe"])
         self.pool = Pool.read(job.scores)
         self.bins = Bins.from_json(self.plan["bins"])
@@ -177,7 +180,7 @@ def _ids(bench: Bench, index: np.ndarray) -> list[Any]:
 
 def describe(bench: Bench, regime: Regime, trunk: Trunk, size: int) -> dict[str, Any]:
     """What is known of a run before it is trained: what it sees, and how."""
-    pool, index = bench.pool, trunk.of(size)
+    pool, index, model = bench.pool, trunk.of(size), bench.learner.facts
     x, length, bin_of = pool.x[index], pool.length[index], pool.bin_of(bench.bins)[index]
     shapes = {s: moments(on_scale(x, s), tuple(bench.plan["winsor"][s])) for s in ("nll", "ppl")}
     unique = np.unique(index, return_index=True)[1]
@@ -193,6 +196,7 @@ def describe(bench: Bench, regime: Regime, trunk: Trunk, size: int) -> dict[str,
         "bin_tokens": per_bin.tolist(), "bin_unique_tokens": unique_per_bin.tolist(), "bins_hash": bench.bins.hash,
         "replay_share": bench.recipe.replay_share, "loss": None, "loss_se": None, "loss_general": None,
         "base_loss": bench.base.loss, "base_loss_general": bench.base_general.loss if bench.base_general else None,
-        "n_params": bench.learner.facts.n_params, "epochs": 1.0, "lr": bench.recipe.learning_rate,
+        "model": model.model, "weights": model.weights, "proxy_of": bench.proxy_of, "n_params": model.n_params,
+        "epochs": 1.0, "lr": bench.recipe.learning_rate,
         "schedule": json.dumps(asdict(bench.recipe), sort_keys=True), "status": "planned", "reason": None,
     }  # fmt: skip

@@ -81,6 +81,8 @@ RUN_FIELDS = (
     "run_id", "group", "regime", "seed", "tokens", "pool_tokens", "unique_tokens",
     "ppl_mean", "ppl_std", "nll_mean", "nll_std", "bin_tokens", "bin_unique_tokens", "bins_hash",
     "replay_share", "loss", "loss_se", "loss_general", "base_loss", "base_loss_general",
-    "n_params", "epochs", "lr", "schedule", "status", "reason",
+    "model", "weights", "proxy_of", "n_params", "epochs", "lr", "schedule", "status", "reason",
 )  # fmt: skip
-"""One pilot a line of runs.jsonl: losses in nats/token on *valid*, tokens without replay, moments chunk-weighted."""
+"""One pilot a line of runs.jsonl: losses in nats/token on *valid*, tokens without replay, moments chunk-weighted.
+`model` and `weights` (their hash) are of the model that was trained; `proxy_of` names the model that made the scores
+where that is another one."""

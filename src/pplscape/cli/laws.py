@@ -1,9 +1,9 @@
-"""Commands about laws: plan, pilot, fit."""
+"""Commands about laws: plan, pilot, transfer, fit."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -91,23 +91,33 @@ def pilot(
     workers: Workers = None,
     threads: Threads = None,
     address: Address = None,
+    proxy: Annotated[
+        bool, typer.Option("--proxy", help="The model stands in for the one that made the scores (see `transfer`).")
+    ] = False,
+    regimes: Annotated[str | None, typer.Option(help="Only these of the plan, comma-separated.")] = None,
+    repeats: Annotated[int, typer.Option(help="Seeds of every regime, at least.")] = 1,
+    largest: Annotated[str | None, typer.Option(help="No size above so many tokens: 64k.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train the planned pilots and record what came out."""
+    from pplscape.draw.budget import parse_budget
     from pplscape.flow import model_path
-
-    if dry_run:
-        from pplscape.cost import plan_tokens
-
-        return dry("pilot", [plan, scores, corpus], out, model_cost(model, plan_tokens(plan), True))
+    from pplscape.stages.pilot import part_of, read_plan
     from pplscape.stages.pilot import pilot as stage
 
+    part: dict[str, Any] = {
+        "regimes": regimes.split(",") if regimes else None, "repeats": repeats,
+        "largest": parse_budget(largest, 0) if largest else None,
+    }  # fmt: skip
+    if dry_run:
+        tokens = part_of(read_plan(plan), **part)["cost"]["tokens"]
+        return dry("pilot", [plan, scores, corpus], out, model_cost(model, tokens, True))
     stage(
         plan, model=model_path(model), scores=scores, corpus=corpus, out=out, heldout=heldout, general=general,
         engine=engine, revision=revision, dtype=dtype, bos=bos, executor=executor, workers=workers, threads=threads,
-        address=address, seed=seed, overwrite=overwrite,
+        address=address, proxy=proxy, **part, seed=seed, overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -136,3 +146,25 @@ def fit(
         scale=scale, landscape=landscape, seed=seed, overwrite=overwrite,
     )  # fmt: skip
     typer.echo((path / "summary.md").read_text())
+
+
+@app.command()
+def transfer(
+    proxy: Annotated[Path, typer.Argument(help="Runs of the proxy: the folder of `pilot --proxy`, or its runs.jsonl.")],
+    target: Annotated[Path, typer.Argument(help="Runs of the model it stands in for, on some of the same regimes.")],
+    out: Out,
+    landscape: Annotated[Path | None, typer.Option(help="landscape.json: the bins' shares, for the laws.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """May pilots of a smaller model decide for the larger one?"""
+    if dry_run:
+        return dry("transfer", [proxy, target], out)
+    from pplscape.stages.transfer import read_transfer
+    from pplscape.stages.transfer import transfer as stage
+
+    verdict = read_transfer(stage(proxy, target, out=out, landscape=landscape, seed=seed, overwrite=overwrite))[
+        "verdict"
+    ]
+    typer.echo(" ".join(filter(None, [verdict["sentence"], verdict["settle"]])))

@@ -56,6 +56,9 @@ def select(
     ] = "auto",
     law: Annotated[Path | None, typer.Option(help="law.json")] = None,
     form: Annotated[str | None, typer.Option(help="Which of the law's forms; default: the chosen one.")] = None,
+    transfer: Annotated[
+        Path | None, typer.Option(help="Output of `transfer`, which a law of a proxy's pilots needs.")
+    ] = None,
     runs: Annotated[list[Path] | None, typer.Option(help="Pilots, for the gate; repeat for several rounds.")] = None,
     columns: Annotated[str | None, typer.Option(help="Of the runs, as for `fit`.")] = None,
     target_mean: float | None = None,
@@ -107,7 +110,8 @@ def select(
 
         model = model_path(model)
     stage(
-        scores, strategy=strategy, budget=budget, out=out, law=law, form=form, runs=runs, columns=pairs(columns),
+        scores, strategy=strategy, budget=budget, out=out, law=law, form=form, transfer=transfer, runs=runs,
+        columns=pairs(columns),
         target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
         max_epochs=max_epochs, hedge=hedge, dos_spread=dos_spread, dos_weights=weights_of(dos_weights),
         dos_stop=dos_stop, whole_documents=whole_documents, nested=nested, contains=contains, quotas=quotas_of(quota),

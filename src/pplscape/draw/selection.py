@@ -93,7 +93,7 @@ class Selection:
             **facts(self.census, self.judge.frame, chosen.tally),
             "target": told.get("target"),
             "draw": {k: v for k, v in told.items() if k != "target"},
-            "law": {"form": entry.form, "scale": entry.scale, "chosen": law.form} if law and entry else None,
+            "law": _of_law(law, entry) if law and entry else None,
             "predicted": seen.predicted if seen else None,
             "candidate_predicted": view.predicted if view and used != wanted else None,
             "gate": asdict(gate) if gate else None,
@@ -198,6 +198,10 @@ class Selection:
         if self.documents is not None and told.get("target"):
             found.append("The target's mean and spread are those of whole documents' scores, not of their chunks.")
         return found
+
+
+def _of_law(law: Law, entry: Law) -> dict[str, Any]:
+    return {"form": entry.form, "scale": entry.scale, "chosen": law.form, "trained": law.trained}
 
 
 def _who_predicts(view: Outlook | None) -> list[str]:

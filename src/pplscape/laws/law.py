@@ -56,6 +56,9 @@ class Law:
     tokenizer: str | None = None
     chunk_tokens: int | None = None
     model: str | None = None
+    """That made the scores."""
+    trained: dict[str, str | None] | None = None
+    """`model`, `weights` and `proxy_of` of the runs: whose losses are predicted. None where the table did not say."""
     verdict: str = ""
     choice: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -169,7 +172,7 @@ class Law:
     def to_json(self) -> dict[str, Any]:
         """Complete and unrounded; `from_json` gives the same law back."""
         value = {k: getattr(self, k) for k in _PLAIN}
-        value |= {"asked_scale": self.asked_scale, "constants": self.frame.to_json()}
+        value |= {k: getattr(self, k) for k in _LATER} | {"constants": self.frame.to_json()}
         value |= {"base_loss": self.base_loss, "noise": self.noise}
         return value | {"alternatives": [law.to_json() for law in self.alternatives]}
 
@@ -179,7 +182,7 @@ class Law:
         if isinstance(value, (str, Path)):
             value = _read_json(Path(value))
         try:
-            plain = {k: value[k] for k in _PLAIN} | {"asked_scale": value.get("asked_scale")}
+            plain = {k: value[k] for k in _PLAIN} | {k: value.get(k) for k in _LATER}
             frame = Frame.from_json(value["constants"])
             others = [cls.from_json(law) for law in value["alternatives"]]
         except (KeyError, TypeError) as error:
@@ -191,6 +194,8 @@ _PLAIN = (
     "form", "scale", "reading", "params", "intervals", "covered", "resamples", "region", "diagnostics", "optimum",
     "bins", "winsor", "tokenizer", "chunk_tokens", "model", "verdict", "choice", "warnings",
 )  # fmt: skip
+_LATER = ("asked_scale", "trained")
+"""Which a law.json of an earlier version may lack."""
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -34,6 +34,8 @@ NUMBERS = (
     "replay_share", "domain_share", "seed",
 )  # fmt: skip
 LISTS = ("bin_tokens", "bin_unique_tokens")
+TRAINED = ("model", "weights", "proxy_of")
+"""What says whose losses the runs are; only runs.jsonl has them together."""
 LEAST_RUNS = 4
 MOST_RUNS = 2000
 """Beyond any published table: more rows are logged steps, not runs, and fitting costs the square of their number."""
@@ -56,8 +58,11 @@ def read_runs(
     path, table = _read_all(paths)
     mapping = _mapping(columns or {}, scale or "ppl")
     found = _pick(table, mapping, path)
+    trained = _one_model(found, path)
     keep, skipped = _usable(found, path)
     warnings = [_skipped_words(skipped)] if skipped else []
+    if trained and trained["proxy_of"]:
+        warnings.append(proxy_words(trained))
     _check_count(len(keep), path, warnings)
     arrays: dict[str, Any] = {}
     for name in (*NUMBERS, *LISTS):
@@ -67,8 +72,8 @@ def read_runs(
     for name in ("group", "regime"):
         if name in found:
             arrays[name] = _names(name, [found[name][i] for i in keep], warnings)
-    meta: dict[str, Any] = {"skipped": skipped, "warnings": warnings, "path": str(path)}
-    for name in ("schedule", "lr", "run_id"):
+    meta: dict[str, Any] = {"skipped": skipped, "warnings": warnings, "path": str(path), "trained": trained}
+    for name in ("schedule", "lr", "run_id", "pool_tokens"):
         if name in found:
             meta[name] = [found[name][i] for i in keep]
     bins_hash = _one_hash([found["bins_hash"][i] for i in keep] if "bins_hash" in found else [], path)
@@ -162,7 +167,8 @@ def _mapping(columns: Mapping[str, str], scale: str) -> dict[str, str]:
 def _pick(table: Columns, mapping: Mapping[str, str], path: Path) -> Columns:
     """Columns under our names; UserError naming what is missing and what there is."""
     found: Columns = {}
-    known = {*NUMBERS, *LISTS, "group", "regime", "bins_hash", "schedule", "lr", "run_id", "status", "reason"}
+    known = {*NUMBERS, *LISTS, *TRAINED, "group", "regime", "bins_hash", "pool_tokens"}
+    known |= {"schedule", "lr", "run_id", "status", "reason"}
     for name in known:
         column = mapping.get(name, name)
         if column in table:
@@ -283,6 +289,30 @@ def _one_hash(hashes: Sequence[Any], path: Path) -> str | None:
     if len(different) > 1:
         raise UserError(f"{path} mixes runs with different bins (bins_hash {', '.join(different)}); fit them apart.")
     return different[0] if different else None
+
+
+def _one_model(found: Columns, path: Path) -> dict[str, str | None] | None:
+    """Name, weights and `proxy_of` of the model that the runs are of; None where no row says. UserError for two."""
+    if not all(name in found for name in TRAINED):
+        return None
+    rows = {w: (m, of) for m, w, of in zip(*(found[name] for name in TRAINED), strict=True) if w is not None}
+    if len(rows) > 1:
+        counted = Counter(w for w in found["weights"] if w is not None)
+        each = ", ".join(f"{rows[w][0]} ({w}): {n} runs" for w, n in counted.items())
+        raise UserError(
+            f"{path} mixes runs of different models ({each}); a law predicts one model's losses: fit each apart, and "
+            "see with `pplscape transfer` whether one may stand in for the other."
+        )
+    return next(({"model": m, "weights": w, "proxy_of": of} for w, (m, of) in rows.items()), None)
+
+
+def proxy_words(trained: Mapping[str, str | None]) -> str:
+    """What must be said wherever losses of a proxy are shown."""
+    proxy, base = trained["model"], trained["proxy_of"]
+    return (
+        f"These runs are of {proxy}, a proxy: every loss, measured or predicted, is one of {proxy}, not of {base}; "
+        f"whether what is best for it is best for {base} is measured by `pplscape transfer`."
+    )
 
 
 def _check_count(n: int, path: Path, skipped: Sequence[str]) -> None:

@@ -132,6 +132,9 @@ def _expected(facts: Facts) -> list[str]:
         rows.append(("tokens random needs for the same loss", f"{factor} times"))
     decided, told = facts["law"]["form"], facts["law"]["chosen"]
     laws = f"Losses by the law {told}" + (f"; {decided} decided what to take." if decided != told else ".")
+    of = facts["law"].get("trained")
+    if of and of["proxy_of"]:
+        laws += f" They are losses of {_plain(of['model'])}, a proxy, not of {_plain(of['proxy_of'])}."
     found = [laws, table(("", f"with {percent(seen['level'])} intervals"), rows)]
     if gain["low"] is not None and gain["low"] <= 0:
         found.append("> **Warning.** The gain is inside the noise: its interval holds 0.")

@@ -24,7 +24,7 @@ from pplscape.manifest import StageFolder
 from pplscape.runs import RunTable
 from pplscape.statistics import Bins
 
-VERSION = 3
+VERSION = 4
 
 Tables = Path | str | Sequence[Path | str]
 """One table of runs, or several that are fitted together: files, or folders of `pplscape pilot`."""
@@ -63,7 +63,7 @@ def fit(
         Path(out), stage="fit", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
         if not folder.finished:
-            facts = _read_landscape(Path(landscape)) if landscape is not None else {}
+            facts = read_landscape(Path(landscape)) if landscape is not None else {}
             runs = load_runs(list(tables.values()), columns, scale, facts)
             law, choice = build(
                 runs, forms, scale=scale, bootstrap=bootstrap, seed=seed, feasible=facts.get("feasible")
@@ -134,11 +134,12 @@ def in_context(law: Law, runs: RunTable, facts: Mapping[str, Any]) -> Law:
         "tokenizer": scoring.get("tokenizer"),
         "chunk_tokens": scoring.get("chunk_tokens"),
         "model": scoring.get("model"),
+        "trained": runs.meta.get("trained"),
     }
     return replace(law, **context, alternatives=[replace(other, **context) for other in law.alternatives])
 
 
-def _read_landscape(path: Path) -> dict[str, Any]:
+def read_landscape(path: Path) -> dict[str, Any]:
     path = path / "landscape.json" if path.is_dir() else path
     try:
         facts = json.loads(path.read_text())

@@ -40,14 +40,15 @@ if TYPE_CHECKING:
     from pplscape.runs import RunTable
     from pplscape.stages.fit import Tables
 
-VERSION = 7
+VERSION = 8
 EXPORT = "export"
 """Folder of an export that is made at once; a stage folder of its own."""
 
 
 def select(
     scores: Path | str, *, budget: str | float | None = None, out: Path | str, strategy: str = "auto",
-    law: Path | str | None = None, form: str | None = None, runs: Tables | None = None,
+    law: Path | str | None = None, form: str | None = None, transfer: Path | str | None = None,
+    runs: Tables | None = None,
     columns: Mapping[str, str] | None = None, target_mean: float | None = None, target_std: float | None = None,
     scale: Scale = "ppl", band: tuple[float, float] | None = None, temperature: float = 1.0, max_epochs: float = 1.0,
     hedge: float | None = None,
@@ -63,9 +64,9 @@ def select(
     OUT/subset/.
 
     `budget`: tokens (`2000000`, `2e6`, `2M`) or a share of the pool (`10%`); only `full` needs none. `law`: law.json;
-    `form`: use that entry of it. `runs`, `columns`: the pilots, one table or several, for the gate and paired
-    intervals. Targets are on `scale`; a missing `target_std` leaves the spread free. `corpus`: the prepared folder, to
-    cut the text back.
+    `form`: use that entry of it; `transfer`: output of that stage, which a law of a proxy's runs needs. `runs`,
+    `columns`: the pilots, one table or several, for the gate and paired intervals. Targets are on `scale`; a missing
+    `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
     `hedge`: how much allocate keeps to the pool's mix; 0 is the law's own optimum, None what promises most for certain
     by its refits (`draw/hedge.py`).
     `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
@@ -91,7 +92,14 @@ def select(
     if (replay is None) != (replay_share == 0):
         raise UserError("--replay names the general text and --replay-share how much of it: give both or neither.")
     exporting = _exporting(formats, corpus, model, replay)
-    given = {"scores": scores, "law": law, "corpus": corpus, "contains": contains, "replay": replay}
+    given = {
+        "scores": scores,
+        "law": law,
+        "transfer": transfer,
+        "corpus": corpus,
+        "contains": contains,
+        "replay": replay,
+    }
     tables = _tables(runs)
     inputs: dict[str, Path | str] = {k: _existing(k, Path(v)) for k, v in given.items() if v is not None}
     inputs |= tables
@@ -123,6 +131,7 @@ def select(
             check_whole(table)
             if strategy == "learnable" and table.axis != "learnability":
                 raise UserError("Strategy learnable needs the scores that `pplscape probe` wrote.")
+            said = _of_a_proxy(fitted, table, transfer)
             prepared = None if corpus is None else Prepared(Path(corpus))
             if prepared is not None:
                 _check_corpus(table, folder.inputs["corpus"], Path(corpus or ""))
@@ -141,6 +150,7 @@ def select(
             if strategy == "auto" and fitted and not form:
                 form = challenger(fitted).form
             judge = judge_of(table, census, fitted, pilots, form, resamples, seed)
+            judge = replace(judge, warnings=[*said, *judge.warnings])
             documents = _documents(table, edges_of(fitted), folder) if whole_documents else None
             selection = Selection(table, census, tokens, seed, options, judge, folder.partial, documents)
             content, taken = selection.run(strategy)
@@ -240,6 +250,17 @@ def _law_and_pilots(
         get_form(form)  # asked for by name: a user's own file may be run
     pilots = read_runs(list(tables.values()), dict(columns or {})) if tables else None
     return Law.from_json(Path(law)), pilots
+
+
+def _of_a_proxy(law: Law | None, table: Scores, transfer: Path | str | None) -> list[str]:
+    """What must be said of a proxy's law; UserError for one that nothing says may be trusted."""
+    if law is None or law.trained is None:
+        return []
+    from pplscape.stages.transfer import may_stand_in
+
+    facts = table.manifest.get("counts", {}).get("facts", {})
+    said = may_stand_in(law, facts, None if transfer is None else Path(transfer))
+    return [said] if said else []
 
 
 def _readers(executor: str, workers: int | None, address: str | None) -> AbstractContextManager[Executor | None]:
