@@ -117,12 +117,14 @@ def utility_rows(law: Law) -> list[dict[str, Any]]:
     average = average_utility(found) if found else None
     if found is None or average is None:
         return []
-    rows = []
+    rows, levels = [], found.frame.bin_levels
     for b in range(len(found.frame.bin_share or ())):
         u = found.params[f"u_{b}"]
         low, high, _ = ends_of(found.intervals.get(f"u_{b}"))
         low, high = (None if v is None else v / average for v in (low, high))
-        rows.append({"bin": b + 1, "worth": float(u / average), "low": low, "high": high})
+        place = {"bin": b // levels + 1, "level": b % levels + 1, "levels": levels}
+        name = f"bin {place['bin']}" + (f", level {place['level']}" if levels > 1 else "")
+        rows.append({"name": name, **place, "worth": float(u / average), "low": low, "high": high})
     return rows
 
 
@@ -131,11 +133,11 @@ def _utilities_caption(rows: Sequence[Facts], law: Law) -> str:
         return ""
     best, worst = max(rows, key=lambda r: r["worth"]), min(rows, key=lambda r: r["worth"])
     text = (
-        f"By the utility law, one more token of bin {best['bin']} is worth {times(best['worth'])} an average token, "
-        f"of bin {worst['bin']} {times(worst['worth'])}"
+        f"By the utility law, one more token of {best['name']} is worth {times(best['worth'])} an average token, "
+        f"of {worst['name']} {times(worst['worth'])}"
     )
-    harmful = [r["bin"] for r in rows if r["high"] is not None and r["high"] < 0]
-    text += f"; bin {', '.join(map(str, harmful))} does harm. " if harmful else ". "
+    harmful = [r["name"] for r in rows if r["high"] is not None and r["high"] < 0]
+    text += f"; {'; '.join(harmful)}: it does harm. " if harmful else ". "
     clear = [r for r in rows if r["low"] is not None and (r["low"] > 1 or r["high"] < 1)]
     if all(r["low"] is None for r in rows):
         return text + "No intervals: the law was fitted without resamples."

@@ -17,6 +17,8 @@ Facts = Mapping[str, Any]
 HALO, DARK = "white", "#15191e"
 """Outlines over coloured ground are the same in every theme, as the ground is."""
 SIZE_COLOURS = "viridis"
+LEVELS_APART = 0.7
+"""How far the levels of a bin spread, in bins."""
 AXIS = {"nll": "log-perplexity, nats/token", "ppl": "perplexity"}
 
 
@@ -131,22 +133,32 @@ def _marks(drawing: Drawing, axes: Any, picture: PlanePicture) -> None:
 
 
 def bin_utilities(rows: Sequence[Facts], width: float = HALF) -> Drawing:
-    """What one more token of each bin is worth; rows {bin, worth, low, high}, 1 = an average token of the pool."""
-    at = np.array([r["bin"] for r in rows], dtype=float)
-    worth = np.array([r["worth"] for r in rows])
-    some = [r for r in rows if r["low"] is not None]
+    """What one more token of each bin is worth; rows {name, bin, level, levels, worth, low, high}, 1 = an average token
+    of the pool. Levels of a second axis stand side by side in their bin."""
+    bins, levels = np.array([r["bin"] for r in rows], dtype=float), rows[0]["levels"]
+    at = bins + (np.array([r["level"] for r in rows]) - (levels + 1) / 2) * LEVELS_APART / levels
     with styled():
         drawing = Drawing("utilities", "Worth of one more token of each perplexity bin", width, 330)
         axes = drawing.axes()
         axes.axhline(0, color=PALETTE["muted"], lw=1)
         axes.axhline(1, color=PALETTE["muted"], lw=1, ls=(0, (4, 2)))
-        axes.vlines([r["bin"] for r in some], [r["low"] for r in some], [r["high"] for r in some],
-                    color=PALETTE["measured"], lw=2.2)  # fmt: skip
-        dots = axes.scatter(at, worth, s=64, color=PALETTE["measured"], zorder=3)
-        tips = [f"bin {r['bin']}: {number(r['worth'], 2)} {interval(r['low'], r['high'], 2)}" for r in rows]
-        drawing.tip(dots, tips)
-        axes.set_xlim(0.4, len(rows) + 0.6)
-        axes.set_xticks(at if len(at) <= 12 else at[::5])
+        for level in range(1, levels + 1):
+            mine = [(x, r) for x, r in zip(at, rows, strict=True) if r["level"] == level]
+            some = [(x, r["low"], r["high"]) for x, r in mine if r["low"] is not None]
+            look: dict[str, Any] = {"color": PALETTE["measured"], "alpha": level / levels}
+            if some:
+                axes.vlines(*zip(*some, strict=True), lw=2.2, **look)
+            label = f"level {level}" + (" (lowest)" if level == 1 else "")
+            dots = axes.scatter(
+                [x for x, _ in mine], [r["worth"] for _, r in mine], s=64 / levels, zorder=3, label=label, **look
+            )
+            drawing.tip(
+                dots, [f"{r['name']}: {number(r['worth'], 2)} {interval(r['low'], r['high'], 2)}" for _, r in mine]
+            )
+        if levels > 1:
+            drawing.legend(*axes.get_legend_handles_labels(), ncols=levels, handletextpad=0.2)
+        axes.set_xlim(0.4, bins[-1] + 0.6)
+        axes.set_xticks(np.unique(bins)[:: 1 if bins[-1] <= 12 else 5])
         axes.xaxis.set_major_formatter(lambda v, _: f"{v:.0f}")
         axes.set_xlabel("perplexity bin, lowest to highest")
         axes.set_ylabel("worth of one more token (dashed: average)")
