@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 import pplscape as ps
 from pplscape.design import CAP_SAFETY, capped, draw_shares
+from pplscape.draw.columns import LIKENESS, log_perplexity, second
 from pplscape.draw.permanent import uniforms
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.stream import read_selected
@@ -27,7 +28,7 @@ from pplscape.engines import load_engine
 from pplscape.engines.base import Learner
 from pplscape.manifest import read_json
 from pplscape.stages.train import ORDER_STREAM
-from pplscape.statistics import Bins, moments, on_scale
+from pplscape.statistics import Bins, cut_levels, make_bins, moments, on_scale
 from pplscape.text.prepared import Prepared
 from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, run_steps, train_steps
@@ -146,6 +147,16 @@ class Bench:
         return file
 
     @cached_property
+    def likest_scores(self) -> Path:
+        """Of every bin of log-perplexity the half that is more like the valid text."""
+        file = self.folder / "likest-scores.parquet"
+        table = pa.concat_tables([pq.read_table(p) for p in sorted(self._scores(True).glob("part-*.parquet"))])
+        x, likeness, length = log_perplexity(table), second(table), table["length"].to_numpy()
+        bins = cut_levels(make_bins(x, length, self.setting.bins), x, likeness, length, 2, "likeness")
+        pq.write_table(table.filter(pa.array(bins.of(x, likeness) % 2 == 1)).drop_columns([LIKENESS]), file)
+        return file
+
+    @cached_property
     def probed(self) -> Path:
         """The scores with learnability, by probes trained on as many tokens as the largest pilot."""
         s, folder = self.setting, self.folder
@@ -170,6 +181,8 @@ class Bench:
             return self.clean_scores
         if method in LIKENED:
             return self._scores(True)
+        if method.endswith("+likeness"):
+            return self.likest_scores
         return self.probed if method in PROBED else self.folder / "scores"
 
     def draw(self, cell: Cell) -> tuple[pa.Table, dict[str, Any]]:
@@ -189,6 +202,7 @@ class Bench:
             law=fitted / "law" / "law.json" if law else None,
             runs=fitted / "pilots" / "runs.jsonl" if runs else None,
             resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True, **asked,
+            **({"corpus": self.folder / "prepared", "target": self.valid_files} if cell.method == "dsir" else {}),
         )  # fmt: skip
         return read_selected(out), json.loads((out / "selection.json").read_text())
 

@@ -17,6 +17,8 @@ LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "utility+hedged", "auto
 OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
 LIKENED = ("auto+likeness",)
 """Arms on levels of likeness to the valid text: their law has pilots of its own."""
+WORDS = ("dsir",)
+"""Baselines that know the valid text's words, beside the band of the better half by likeness."""
 PROBED = ("learnable",)
 """Arms that need scores with learnability, which cost a probe on each half of the pool."""
 CURVE = (0.5, 2.0)
@@ -81,8 +83,8 @@ def likened(pool: str) -> Iterator[Cell]:
 
 
 def sweep(pool: str, band: str) -> Iterator[Cell]:
-    """All other methods, three seeds."""
-    others = [m for m in (*SIMPLE, *OTHER_LAWS, *PROBED) if m not in headline(band)]
+    """All other methods, three seeds; first those that `auto+likeness` is to be held against."""
+    others = [m for m in (f"{band}+likeness", *WORDS, *SIMPLE, *OTHER_LAWS, *PROBED) if m not in headline(band)]
     yield from (Cell("primary", pool, m, seed) for seed in range(SWEEP_SEEDS) for m in others)
 
 
