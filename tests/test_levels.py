@@ -60,8 +60,25 @@ def test_levels_need_their_axis() -> None:
     bins = _cut(pool, 2, 2)
     with pytest.raises(UserError, match="cut by likeness too"):
         bins.of(pool.x)
-    with pytest.raises(UserError, match="too few chunks for 9 levels"):
+    with pytest.raises(UserError, match="too few different values of likeness for 9 levels"):
         cut_levels(make_bins(pool.x, pool.length, 2), pool.x, np.round(pool.second), pool.length, 9, "likeness")
+
+
+def test_bins_that_ties_leave_without_a_level_are_merged() -> None:
+    """Copies of one chunk, more than a level holds: no bin is cut through them, and finer bins stay inside the bins."""
+    pool = _pool()
+    x, second, length = pool.x.copy(), pool.second.copy(), pool.length
+    copies = np.arange(300)
+    x[copies], second[copies] = np.median(x), 9.0
+    plain, finer = make_bins(x, length, 4), make_bins(x, length, 16)
+    bins = cut_levels(plain, x, second, length, 3, "likeness")
+    assert bins.edges == plain.edges
+    fine = cut_levels(finer, x, second, length, 3, "likeness", keep=bins.edges)
+    assert set(bins.edges) <= set(fine.edges) < set(finer.edges)
+    assert np.bincount(fine.of(x, second), length, fine.n).min() > 0
+    second[:1500], x[:1500] = 9.0, np.sort(x)[:1500]
+    fewer = cut_levels(make_bins(x, length, 4), x, second, length, 2, "likeness")
+    assert np.array(fewer.share).min() > 0
 
 
 def test_pilots_tell_levels_apart() -> None:

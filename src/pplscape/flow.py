@@ -17,7 +17,7 @@ from pplscape.manifest import read_json, read_manifest, write_atomic
 from pplscape.stages.compare import compare
 from pplscape.stages.evaluate import evaluate
 from pplscape.stages.fit import fit
-from pplscape.stages.landscape import landscape
+from pplscape.stages.landscape import FINER, landscape
 from pplscape.stages.liken import liken
 from pplscape.stages.pilot import pilot
 from pplscape.stages.plan import plan
@@ -40,8 +40,6 @@ SCORES = {None: "scores", "likeness": "likened", "learnability": "probed"}
 """Folder of the scores that all later stages take, by the second axis."""
 LEAST_PER_CELL = 8
 """Chunks in a cell of the pilots' finest bins, below which `auto` does without a second axis."""
-FINER = 4
-"""The pilots' bins are so many times finer."""
 
 
 def model_path(model: str) -> str:

@@ -71,7 +71,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished stage folder; UserError if there is none."""
     try:
         return json.loads((folder / MANIFEST).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not the output of a finished stage: it has no {MANIFEST}.") from None
 
 

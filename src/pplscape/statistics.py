@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -127,12 +127,33 @@ def make_bins(x: Floats, length: NDArray, n_bins: int) -> Bins:
     return Bins(bins.edges, tuple(float(t) for t in tokens / tokens.sum()))
 
 
-def cut_levels(bins: Bins, x: Floats, second: Floats, length: NDArray, n_levels: int, axis: str) -> Bins:
+def cut_levels(
+    bins: Bins, x: Floats, second: Floats, length: NDArray, n_levels: int, axis: str, keep: Sequence[float] = ()
+) -> Bins:
     """Every bin cut again into `n_levels` levels of the second axis [n] (`axis` is its name) of equal token share.
 
     Levels are relative to a bin's own chunks: learnability rises with perplexity, and a second axis must tell what the
-    first does not. UserError where a bin has too few distinct values.
+    first does not. A bin in which ties, or too few chunks, leave a level empty is merged with a neighbour, but not over
+    the edges in `keep`. UserError where that does not help.
     """
+    edges = list(bins.edges)
+    while True:
+        levels = _level_edges(Bins(tuple(edges), (1.0,) * (len(edges) + 1)), x, second, length, n_levels)
+        found = Bins(tuple(edges), (1.0,) * ((len(edges) + 1) * n_levels), levels, axis)
+        tokens = found.tokens(x, length, second)
+        lacking = np.flatnonzero((tokens.reshape(-1, n_levels) == 0).any(1))
+        if not len(lacking):
+            return Bins(found.edges, tuple((tokens / tokens.sum()).tolist()), levels, axis)
+        around = [e for e in (lacking[0], lacking[0] - 1) if 0 <= e < len(edges) and edges[e] not in keep]
+        if not around:
+            raise UserError(f"There are too few different values of {axis} for {n_levels} levels; ask for fewer.")
+        edges.pop(around[0])
+
+
+def _level_edges(
+    bins: Bins, x: Floats, second: Floats, length: NDArray, n_levels: int
+) -> tuple[tuple[float, ...], ...]:
+    """[K][n_levels - 1] of `cut_levels`, for these bins."""
     coarse, shares = bins.of(x), np.arange(1, n_levels) / n_levels
     levels = []
     for b in range(bins.n):
@@ -140,11 +161,7 @@ def cut_levels(bins: Bins, x: Floats, second: Floats, length: NDArray, n_levels:
         members = members[np.argsort(second[members], kind="stable")]
         cumulative = np.cumsum(length[members])
         levels.append(tuple(second[members][np.searchsorted(cumulative, shares * cumulative[-1])].tolist()))
-    found = Bins(bins.edges, (1.0,) * (bins.n * n_levels), tuple(levels), axis)
-    tokens = found.tokens(x, length, second)
-    if not tokens.all():
-        raise UserError(f"Some bins have too few chunks for {n_levels} levels of {axis}; ask for fewer.")
-    return Bins(bins.edges, tuple((tokens / tokens.sum()).tolist()), tuple(levels), axis)
+    return tuple(levels)
 
 
 def kl_to_pool(x: Floats, length: NDArray, taken: NDArray, n_bins: int = 50) -> float:

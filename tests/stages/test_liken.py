@@ -184,5 +184,11 @@ def test_refusals(world: dict[str, Path], tmp_path: Path) -> None:
         [str(world["folder"] / "held.jsonl")], model=str(world["model"]), out=tmp_path / "other", chunk_tokens=64,
         min_tokens=16, valid=500, test=0, near_duplicates="keep", overlap_share=1.0,
     )  # fmt: skip
-    with pytest.raises(UserError, match="are not in the corpus"):
+    for scores in (world["scores"], world["likened"]):
+        with pytest.raises(UserError, match="not the corpus these scores were made of"):
+            select(scores, budget="10%", out=tmp_path / "x", strategy="random", corpus=some)
+    with pytest.raises(UserError, match="not the corpus these scores were made of"):
         liken(world["scores"], corpus=some, out=tmp_path / "b")
+    with pytest.raises(UserError, match="not the output of a finished stage"):
+        liken(next(world["scores"].glob("part-*")), corpus=world["prepared"], out=tmp_path / "b")
+    assert not (tmp_path / "b.partial").exists()

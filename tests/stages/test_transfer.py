@@ -206,6 +206,11 @@ def test_a_proxys_law_says_so_and_decides_only_when_it_is_trusted(bench: dict[st
     assert "losses of small, a proxy, not of base" in (chosen / "summary.md").read_text()
     with pytest.raises(UserError, match="compares other with base; this law needs a comparison of small with base"):
         select(bench["scores"], **options, transfer=bench["against"], out=tmp_path / "s2")
+    with pytest.raises(UserError, match="law is of runs of small, --runs are of base"):
+        select(
+            bench["scores"], **options, transfer=bench["trusted"], runs=bench["base runs"] / "runs.jsonl",
+            out=tmp_path / "s2",
+        )  # fmt: skip
     few = transfer(bench["small runs"], _pilot(bench, "base", tmp_path / "p", regimes=["random"]), out=tmp_path / "few")
     with pytest.raises(UserError, match="may not decide for base: Too few runs"):
         select(bench["scores"], **options, transfer=few, out=tmp_path / "s3")
@@ -233,3 +238,8 @@ def test_commands(bench: dict[str, Path], tmp_path: Path) -> None:
     asked += ["--scores", str(bench["scores"]), "--corpus", str(bench["prepared"]), "--out", str(tmp_path / "p")]
     assert CliRunner().invoke(app, [*asked, "--regimes", name, "--repeats", "2"]).exit_code == 0
     assert read_manifest(tmp_path / "p")["counts"]["out"] == 2 * 4
+    more = [f"{runs[0]},{tmp_path / 'p'}", runs[1], "--out", str(tmp_path / "t")]
+    done = CliRunner().invoke(app, ["transfer", *more])
+    assert done.exit_code == 0, done.output
+    rows = _verdict(tmp_path / "t")["sizes"][-1]["regimes"]
+    assert {r["regime"]: r["runs"] for r in rows}[name] == [2, 1]  # the seed that both folders hold counts once

@@ -150,8 +150,13 @@ def fit(
 
 @app.command()
 def transfer(
-    proxy: Annotated[Path, typer.Argument(help="Runs of the proxy: the folder of `pilot --proxy`, or its runs.jsonl.")],
-    target: Annotated[Path, typer.Argument(help="Runs of the model it stands in for, on some of the same regimes.")],
+    proxy: Annotated[
+        str,
+        typer.Argument(help="Runs of the proxy: folders of `pilot --proxy`, or their runs.jsonl, comma-separated."),
+    ],
+    target: Annotated[
+        str, typer.Argument(help="Runs of the model it stands in for, on some of the same regimes; several likewise.")
+    ],
     out: Out,
     landscape: Annotated[Path | None, typer.Option(help="landscape.json: the bins' shares, for the laws.")] = None,
     seed: Seed = 0,
@@ -159,12 +164,11 @@ def transfer(
     dry_run: DryRun = False,
 ) -> None:
     """May pilots of a smaller model decide for the larger one?"""
+    tables = [[Path(p) for p in given.split(",")] for given in (proxy, target)]
     if dry_run:
-        return dry("transfer", [proxy, target], out)
+        return dry("transfer", [*tables[0], *tables[1]], out)
     from pplscape.stages.transfer import read_transfer
     from pplscape.stages.transfer import transfer as stage
 
-    verdict = read_transfer(stage(proxy, target, out=out, landscape=landscape, seed=seed, overwrite=overwrite))[
-        "verdict"
-    ]
+    verdict = read_transfer(stage(*tables, out=out, landscape=landscape, seed=seed, overwrite=overwrite))["verdict"]
     typer.echo(" ".join(filter(None, [verdict["sentence"], verdict["settle"]])))

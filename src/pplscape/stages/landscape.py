@@ -35,7 +35,7 @@ from pplscape.statistics import (
 
 VERSION = 1
 HISTOGRAM_CELLS = 60
-MOST_FINE_BINS = 40
+FINER, MOST_FINE_BINS = 4, 40
 SAMPLES_PER_BIN, SAMPLE_CHARACTERS = 3, 300
 MOST_WINDOWS = 500
 QUANTILES = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995)
@@ -150,7 +150,7 @@ def read_scores(files: list[Path], with_place: bool = False) -> ScoredPool:
         place=table.select(_PLACE if with_place else []),
         rejected=dict(rejected),
         second=second(table),
-        axis=axis_of_files(files) or "learnability",
+        axis=axis or "learnability",
     )
 
 
@@ -158,10 +158,10 @@ def describe(pool: ScoredPool, budget: int, n_bins: int, levels: int = 1) -> dic
     """The facts of landscape.json that follow from the scores alone."""
     x = pool.x
     bins = make_bins(x, pool.length, n_bins)
-    fine = make_bins(x, pool.length, n_bins * max(1, min(4, MOST_FINE_BINS // n_bins)))
-    by_range = by_bin(pool, bins)
+    fine = make_bins(x, pool.length, n_bins * max(1, min(FINER, MOST_FINE_BINS // n_bins)))
     if levels > 1:
-        bins, fine = (cut_levels(b, x, pool.second, pool.length, levels, pool.axis) for b in (bins, fine))
+        bins = cut_levels(bins, x, pool.second, pool.length, levels, pool.axis)
+        fine = cut_levels(fine, x, pool.second, pool.length, levels, pool.axis, keep=bins.edges)
     tokens, scored, n_bytes = (int(a.sum()) for a in (pool.length, pool.n_tokens, pool.n_bytes))
     nats = float(pool.nll_sum.sum())
     n_budget = max(1, min(len(x), round(budget / float(np.mean(pool.length)))))
@@ -183,7 +183,7 @@ def describe(pool: ScoredPool, budget: int, n_bins: int, levels: int = 1) -> dic
         "n_sources": len(pool.sources),
         "by_source": by_source(pool),
         "histogram": histogram(pool),
-        "bins": {**bins.to_json(), "by_bin": by_range},
+        "bins": {**bins.to_json(), "by_bin": by_bin(pool, bins.coarse)},
         "fine_bins": _fine_bins(fine, pool),
         "feasible": {scale: feasible_boundary(x, scale, n_budget) for scale in ("nll", "ppl")},
     }
@@ -375,6 +375,9 @@ def summary(facts: Mapping[str, Any]) -> str:
             f"| {row['bin'] + 1} | {row['low']:.3f} to {row['high']:.3f} | {np.exp(row['low']):.4g} to "
             f"{np.exp(row['high']):.4g} | {row['n_chunks']:,} | {row['tokens']:,} | {row['share']:.1%} |"
         )
+    cut = Bins.from_json(facts["bins"])
+    if cut.levels:
+        lines += ["", f"Every bin is cut again into {cut.n_levels} levels of {cut.axis} of equal tokens."]
     lines += ["", "| source | chunks | tokens | share | nats/token | bits/byte |", "|---|---|---|---|---|---|"]
     for row in facts["by_source"]:
         name = str(row["source"]).replace("|", "\\|")

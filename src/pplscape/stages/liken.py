@@ -25,7 +25,7 @@ from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, read_manifest
 from pplscape.schema import LIKENED
 from pplscape.text.inputs import identities
-from pplscape.text.prepared import Prepared
+from pplscape.text.prepared import Prepared, check_corpus
 
 VERSION = 1
 
@@ -36,20 +36,21 @@ def liken(
     """Write OUT/part-*.parquet (`schema.LIKENED`): the scores with `likeness`; every stage takes them as scores.
 
     `corpus`: the prepared folder that was scored; `target`: text files, by default the corpus' valid text. A killed run
-    finds the parts of text that it has counted. UserError: a target without words; scores of other chunks, or that
-    hold learnability.
+    finds the parts of text that it has counted. UserError: a target without words; a table that `score` did not write;
+    scores of another corpus, or that hold a second axis.
     """
-    files = score_files(Path(scores))
+    files, scored = score_files(Path(scores)), read_manifest(Path(scores))
     if axis_of_files(files) is not None:
         raise UserError(f"{scores} holds a second axis already, and bins have one: give the scores of `score`.")
     inputs: dict[str, Path | str] = {"scores": Path(scores), "corpus": Path(corpus), **identities("target", target)}
     stage = StageFolder(Path(out), stage="liken", version=VERSION, config={}, inputs=inputs, overwrite=overwrite)
     with stage as folder:
         if not folder.finished:
+            check_corpus(scored, folder.inputs["corpus"], Path(corpus))
             keys, facts = likeness_keys(Prepared(Path(corpus)), folder.partial / FOLDER, target)
             rows = sum(_join(folder, file, keys) for file in files)
             shutil.rmtree(folder.partial / FOLDER)
-            counts = read_manifest(Path(scores))["counts"]  # what scoring left out stays in the ledger
+            counts = scored["counts"]  # what scoring left out stays in the ledger
             folder.finish({**counts, "out": rows, "facts": {**counts["facts"], "liken": facts}})
     return Path(out)
 

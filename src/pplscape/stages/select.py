@@ -32,7 +32,7 @@ from pplscape.reporting.selection_summary import summary
 from pplscape.statistics import Scale
 from pplscape.text.cutback import write_subset
 from pplscape.text.inputs import identities
-from pplscape.text.prepared import Prepared
+from pplscape.text.prepared import Prepared, check_corpus
 from pplscape.text.read import Columns
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def select(
             said = _of_a_proxy(fitted, table, transfer)
             prepared = None if corpus is None else Prepared(Path(corpus))
             if prepared is not None:
-                _check_corpus(table, folder.inputs["corpus"], Path(corpus or ""))
+                check_corpus(table.manifest, folder.inputs["corpus"], Path(corpus or ""))
             if replay is not None:
                 _check_general(table, Prepared(replay))
             if contains is not None:
@@ -191,16 +191,6 @@ def _documents(table: Scores, edges: tuple[float, ...], folder: StageFolder) -> 
     return documents, take_census(documents, edges)
 
 
-def _check_corpus(table: Scores, prepared: str, corpus: Path) -> None:
-    """UserError if the scores were made of another prepared corpus than that with this fingerprint."""
-    scored = table.manifest.get("inputs", {}).get("prepared")
-    if scored is not None and scored != prepared:
-        raise UserError(
-            f"{corpus} is not the corpus these scores were made of, or has been prepared again since: "
-            "pass the prepared folder that was scored, or score it again."
-        )
-
-
 def _check_general(table: Scores, general: Prepared) -> None:
     """UserError if the tokens to replay were counted by another tokenizer than those of the scores."""
     scored = table.manifest.get("counts", {}).get("facts", {}).get("tokenizer")
@@ -249,7 +239,13 @@ def _law_and_pilots(
     if form and ".py:" in form:
         get_form(form)  # asked for by name: a user's own file may be run
     pilots = read_runs(list(tables.values()), dict(columns or {})) if tables else None
-    return Law.from_json(Path(law)), pilots
+    found = Law.from_json(Path(law))
+    of, ran = found.trained, pilots.meta["trained"] if pilots else None
+    if of and ran and of["weights"] != ran["weights"]:
+        raise UserError(
+            f"The law is of runs of {of['model']}, --runs are of {ran['model']}: give the runs that it was fitted on."
+        )
+    return found, pilots
 
 
 def _of_a_proxy(law: Law | None, table: Scores, transfer: Path | str | None) -> list[str]:

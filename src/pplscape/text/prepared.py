@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -125,3 +125,15 @@ class Prepared:
                 texts = {doc_id: documents["text"][at[doc_id]].as_py()}  # chunks of a document stand together
             sliced.append(texts[doc_id][start:end])
         return sliced
+
+
+def check_corpus(scores: Mapping[str, Any], prepared: str, corpus: Path) -> None:
+    """UserError if scores with this manifest (empty for a bare table) were made of another prepared corpus than that
+    with this fingerprint."""
+    inputs = scores.get("inputs", {})
+    scored = inputs.get("prepared", inputs.get("corpus"))  # of `score` and `probe`; of `liken`
+    if scored is not None and scored != prepared:
+        raise UserError(
+            f"{corpus} is not the corpus these scores were made of, or has been prepared again since: "
+            "pass the prepared folder that was scored, or score it again."
+        )
