@@ -192,3 +192,23 @@ def test_bad_requests(corpora: tuple[Path, Path], tmp_path: Path, tiny_tokenizer
             out=tmp_path / "o",
         )  # fmt: skip
     assert pq.read_table(scores / "part-00000.parquet").num_rows
+
+
+def test_likeness_reads_scripts_without_spaces() -> None:
+    """Two topics with signs of their own, no clause twice: whole clauses as words tell nothing, signs everything."""
+    assert dsir.words_and_signs("Gene BRCA1，基因突變。") == ["gene", "brca1", "，", *"基因突變", "。"]
+    assert dsir.words_and_signs("naïve café: TP53!") == dsir.words("naïve café: TP53!")
+    rng = np.random.default_rng(0)
+
+    def text(first: int) -> str:
+        return "，".join("".join(map(chr, rng.integers(first, first + 300, rng.integers(5, 15)))) for _ in range(20))
+
+    pool = [text(0x4E00) for _ in range(40)] + [text(0x5E00) for _ in range(40)]
+    target, found = [text(0x4E00) for _ in range(40)], {}
+    for split in (dsir.words, dsir.words_and_signs):
+        ratio = dsir.log_ratio(dsir.count(target, split), dsir.count(pool, split))
+        flat = [dsir.buckets(t, split) for t in pool]
+        likeness = dsir.likeness(ratio, np.concatenate(flat), np.array([len(f) for f in flat]))
+        found[split] = float((likeness[:40, None] > likeness[40:]).mean())
+    assert found[dsir.words_and_signs] > 0.99
+    assert found[dsir.words] < 0.8

@@ -189,6 +189,12 @@ def test_the_two_tables_must_belong_together(bench: dict[str, Path], tmp_path: P
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     with pytest.raises(UserError, match="different landscapes"):
         transfer(bench["small runs"], tmp_path / "rows.jsonl", out=tmp_path / "t")
+    rows = _rows(bench["base runs"])
+    name = max((r for r in rows if r["regime"] != "random"), key=lambda r: max(r["bin_tokens"]) / r["tokens"])["regime"]
+    rows = [r | {"bin_tokens": r["bin_tokens"][::-1]} if r["regime"] == name else r for r in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(UserError, match=f"Regime {name} is not the same in the two tables"):
+        transfer(bench["small runs"], tmp_path / "rows.jsonl", out=tmp_path / "t")
 
 
 def test_a_proxys_law_says_so_and_decides_only_when_it_is_trusted(bench: dict[str, Path], tmp_path: Path) -> None:

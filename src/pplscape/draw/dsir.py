@@ -11,7 +11,7 @@ package leaves out texts below 100 words; a chunk has a fixed length, so here ch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from itertools import pairwise
 
@@ -31,6 +31,9 @@ REMEMBERED = 1 << 20
 _WORDS = r"\w+|[^\w\s]+"
 _ASCII_WORDS, _UNICODE_WORDS = re.compile(_WORDS), regex.compile(_WORDS)
 """`regex` counts combining marks as word characters, as NLTK does since 3.10; for ASCII `re` is the same and faster."""
+_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts without spaces between words."""
+_SIGNS = regex.compile(rf"(?V1)[{_ALONE}]|[\w--[{_ALONE}]]+|[^\w\s]+")
 
 
 class _Buckets(dict[str, int]):
@@ -46,19 +49,34 @@ class _Buckets(dict[str, int]):
 _BUCKETS = _Buckets()
 
 
-def buckets(text: str) -> NDArray[np.uint16]:
-    """Buckets of the words of a text, then of its pairs of words."""
+Split = Callable[[str], list[str]]
+
+
+def words(text: str) -> list[str]:
+    """Words of the module's text, as the package finds them."""
     text = text.lower()
-    words = (_ASCII_WORDS if text.isascii() else _UNICODE_WORDS).findall(text)
-    pairs = map(" ".join, pairwise(words))
-    return np.array([_BUCKETS[n] for n in (*words, *pairs)], dtype=np.uint16)
+    found: list[str] = (_ASCII_WORDS if text.isascii() else _UNICODE_WORDS).findall(text)
+    return found
 
 
-def count(texts: Iterable[str]) -> NDArray[np.int64]:
+def words_and_signs(text: str) -> list[str]:
+    """`words`, but every sign of a script without spaces alone: there a run of them is a clause, seldom seen twice."""
+    found: list[str] = words(text) if text.isascii() else _SIGNS.findall(text.lower())
+    return found
+
+
+def buckets(text: str, split: Split = words) -> NDArray[np.uint16]:
+    """Buckets of the words of a text, then of its pairs of words."""
+    found = split(text)
+    pairs = map(" ".join, pairwise(found))
+    return np.array([_BUCKETS[n] for n in (*found, *pairs)], dtype=np.uint16)
+
+
+def count(texts: Iterable[str], split: Split = words) -> NDArray[np.int64]:
     """[BUCKETS] n-grams of all texts."""
     found = np.zeros(BUCKETS, dtype=np.int64)
     for text in texts:
-        found += np.bincount(buckets(text), minlength=BUCKETS)
+        found += np.bincount(buckets(text, split), minlength=BUCKETS)
     return found
 
 

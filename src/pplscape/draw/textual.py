@@ -139,7 +139,7 @@ def prior_keys(corpus: Prepared, folder: Path, encode: Featurise, vocabulary: in
 
 def importance_keys(corpus: Prepared, folder: Path, target: Iterable[str]) -> tuple[Keys, dict[str, Any]]:
     """Keys of strategy dsir and facts about them; see `dsir`. UserError for a target without words."""
-    spool, ratio, facts = _towards(corpus, folder, target)
+    spool, ratio, facts = _towards(corpus, folder, target, dsir.words)
     chunk_tokens, least, short = corpus.facts["chunk_tokens"], np.inf, 0
     for k in corpus.parts("pool"):
         _, length, sizes = spool.names(k)
@@ -157,17 +157,20 @@ def likeness_keys(corpus: Prepared, folder: Path, target: Sequence[str] = ()) ->
 
     `target`: text files, by default the corpus' valid split. UserError for a target without words.
     """
-    spool, ratio, facts = _towards(corpus, folder, _file_texts(target) if target else _valid(corpus))
+    texts = _file_texts(target) if target else _valid(corpus)
+    spool, ratio, facts = _towards(corpus, folder, texts, dsir.words_and_signs)
     return spool.keys(lambda k: dsir.likeness(ratio, spool.features(k), spool.names(k)[2])), facts
 
 
-def _towards(corpus: Prepared, folder: Path, target: Iterable[str]) -> tuple[Spool, Floats, dict[str, Any]]:
+def _towards(
+    corpus: Prepared, folder: Path, target: Iterable[str], split: dsir.Split
+) -> tuple[Spool, Floats, dict[str, Any]]:
     """The pool's n-grams, the log-ratio [BUCKETS] of target against pool, and facts about both."""
-    wanted = dsir.count(target)
+    wanted = dsir.count(target, split)
     if not wanted.any():
         raise UserError("The target text holds no word: pass --target, or a corpus with held-out valid text.")
     spool = Spool(corpus, folder, np.uint16)
-    spool.fill(lambda texts: [dsir.buckets(t) for t in texts])
+    spool.fill(lambda texts: [dsir.buckets(t, split) for t in texts])
     pool = np.zeros(dsir.BUCKETS, np.int64)
     for k in corpus.parts("pool"):
         pool += np.bincount(spool.features(k), minlength=dsir.BUCKETS)

@@ -25,6 +25,8 @@ from pplscape.stages.fit import Tables, load_runs, read_landscape, tables_of
 VERSION = 1
 REFITS = 60
 """Behind the hedge of both laws' allocations."""
+APART = 0.3
+"""Share of a regime's tokens in other bins, from which it is another regime; draws of few chunks differ by less."""
 
 
 def transfer(
@@ -84,6 +86,22 @@ def check(proxy: RunTable, target: RunTable) -> None:
     schedules = [set(map(str, runs.meta.get("schedule", []))) for runs in (proxy, target)]
     if all(schedules) and schedules[0] != schedules[1]:
         raise UserError("The two models were trained by different recipes: run the same plan with both.")
+    mine, other = composition(proxy), composition(target)
+    for name in sorted(mine.keys() & other.keys()):
+        apart = float(np.abs(mine[name] - other[name]).sum() / 2)
+        if apart > APART:
+            raise UserError(
+                f"Regime {name} is not the same in the two tables ({apart:.0%} of its tokens lie in other bins), as "
+                "where adaptive rounds were planned for each model: run the same plan with both."
+            )
+
+
+def composition(runs: RunTable) -> dict[str, np.ndarray]:
+    """Shares [K] of the bins in all runs of each regime; none where the table does not say."""
+    if runs.bin_tokens is None or runs.regime is None:
+        return {}
+    sums = {str(name): runs.bin_tokens[runs.regime == name].sum(0) for name in set(runs.regime.tolist())}
+    return {name: tokens / tokens.sum() for name, tokens in sums.items()}
 
 
 def _laws(proxy: RunTable, target: RunTable, seed: int) -> tuple[dict[str, Any] | None, str | None]:
