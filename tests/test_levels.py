@@ -19,6 +19,9 @@ from pplscape.draw.strategies import draw
 from pplscape.errors import UserError
 from pplscape.laws.fit import fit_form, setting_of
 from pplscape.laws.forms import get_form
+from pplscape.laws.law import law_of
+from pplscape.reporting.about_pilots import _utilities_caption, utility_rows
+from pplscape.reporting.figures_law import bin_utilities
 from pplscape.runs import RunTable
 from pplscape.statistics import Bins, cut_levels, make_bins
 
@@ -149,3 +152,17 @@ def test_an_allocation_takes_its_quota_from_every_cell() -> None:
     assert taken[0] == 0, "0.5 - 0.5: worth nothing"
     assert 30_000 - pool.length.max() < taken.sum() <= 30_000
     assert Allocate.name == "allocate"
+
+
+def test_the_report_names_levels() -> None:
+    runs = _runs()
+    fit = fit_form("utility", runs)
+    law = replace(law_of(fit, runs), bins={"axis": "likeness"})
+    rows = utility_rows(law)
+    assert [(r["bin"], r["level"]) for r in rows] == [(b, m) for b in range(1, 5) for m in range(1, 4)]
+    worth = [law.params[f"u_{i}"] for i in range(12)]
+    best = int(np.argmax(worth))
+    caption = _utilities_caption(rows, law)
+    assert f"one more token of bin {best // 3 + 1}, level {best % 3 + 1} is worth" in caption
+    assert "Levels are of likeness, lowest first." in caption
+    assert bin_utilities(rows).png().startswith(b"\x89PNG")

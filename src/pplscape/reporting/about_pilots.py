@@ -138,6 +138,8 @@ def _utilities_caption(rows: Sequence[Facts], law: Law) -> str:
     )
     harmful = [r["name"] for r in rows if r["high"] is not None and r["high"] < 0]
     text += f"; {'; '.join(harmful)}: it does harm. " if harmful else ". "
+    if axis := (law.bins or {}).get("axis"):
+        text += f"Levels are of {axis}, lowest first. "
     clear = [r for r in rows if r["low"] is not None and (r["low"] > 1 or r["high"] < 1)]
     if all(r["low"] is None for r in rows):
         return text + "No intervals: the law was fitted without resamples."
