@@ -206,7 +206,7 @@ def test_likeness_reads_scripts_without_spaces() -> None:
     pool = [text(0x4E00) for _ in range(40)] + [text(0x5E00) for _ in range(40)]
     target, found = [text(0x4E00) for _ in range(40)], {}
     for split in (dsir.words, dsir.words_and_signs):
-        ratio = dsir.log_ratio(dsir.count(target, split), dsir.count(pool, split))
+        ratio = dsir.smoothed_log_ratio(dsir.count(target, split), dsir.count(pool, split))
         flat = [dsir.buckets(t, split) for t in pool]
         likeness = dsir.likeness(ratio, np.concatenate(flat), np.array([len(f) for f in flat]))
         found[split] = float((likeness[:40, None] > likeness[40:]).mean())

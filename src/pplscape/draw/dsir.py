@@ -23,6 +23,7 @@ from pplscape.statistics import Floats
 
 BUCKETS = 10_000
 SMOOTHING = 1e-8
+HALF = 0.5
 SHORT_SHARE = 0.5
 """Of the corpus' chunk length; shorter chunks come after all others."""
 BEHIND = 50.0
@@ -84,6 +85,12 @@ def log_ratio(target: NDArray[np.int64], pool: NDArray[np.int64]) -> Floats:
     """[BUCKETS] ln p_target - ln p_pool from counts."""
     p, q = target / target.sum(), pool / pool.sum()
     return np.log(p + SMOOTHING) - np.log(q + SMOOTHING)
+
+
+def smoothed_log_ratio(target: NDArray[np.int64], pool: NDArray[np.int64]) -> Floats:
+    """`log_ratio` from counts + 1/2 (Jeffreys' prior): what a short target lacks by chance costs little."""
+    p, q = target + HALF, pool + HALF
+    return np.log(p / p.sum()) - np.log(q / q.sum())
 
 
 def log_weights(ratio: Floats, flat: NDArray[np.uint16], sizes: NDArray[np.int64]) -> Floats:

@@ -139,7 +139,8 @@ def prior_keys(corpus: Prepared, folder: Path, encode: Featurise, vocabulary: in
 
 def importance_keys(corpus: Prepared, folder: Path, target: Iterable[str]) -> tuple[Keys, dict[str, Any]]:
     """Keys of strategy dsir and facts about them; see `dsir`. UserError for a target without words."""
-    spool, ratio, facts = _towards(corpus, folder, target, dsir.words)
+    spool, wanted, pool, facts = _towards(corpus, folder, target, dsir.words)
+    ratio = dsir.log_ratio(wanted, pool)
     chunk_tokens, least, short = corpus.facts["chunk_tokens"], np.inf, 0
     for k in corpus.parts("pool"):
         _, length, sizes = spool.names(k)
@@ -158,14 +159,15 @@ def likeness_keys(corpus: Prepared, folder: Path, target: Sequence[str] = ()) ->
     `target`: text files, by default the corpus' valid split. UserError for a target without words.
     """
     texts = _file_texts(target) if target else _valid(corpus)
-    spool, ratio, facts = _towards(corpus, folder, texts, dsir.words_and_signs)
+    spool, wanted, pool, facts = _towards(corpus, folder, texts, dsir.words_and_signs)
+    ratio = dsir.smoothed_log_ratio(wanted, pool)
     return spool.keys(lambda k: dsir.likeness(ratio, spool.features(k), spool.names(k)[2])), facts
 
 
 def _towards(
     corpus: Prepared, folder: Path, target: Iterable[str], split: dsir.Split
-) -> tuple[Spool, Floats, dict[str, Any]]:
-    """The pool's n-grams, the log-ratio [BUCKETS] of target against pool, and facts about both."""
+) -> tuple[Spool, NDArray[np.int64], NDArray[np.int64], dict[str, Any]]:
+    """The pool's n-grams, their counts [BUCKETS] in target and pool, and facts about both."""
     wanted = dsir.count(target, split)
     if not wanted.any():
         raise UserError("The target text holds no word: pass --target, or a corpus with held-out valid text.")
@@ -175,4 +177,4 @@ def _towards(
     for k in corpus.parts("pool"):
         pool += np.bincount(spool.features(k), minlength=dsir.BUCKETS)
     facts = {"target_ngrams": int(wanted.sum()), "pool_ngrams": int(pool.sum()), "buckets": dsir.BUCKETS}
-    return spool, dsir.log_ratio(wanted, pool), facts
+    return spool, wanted, pool, facts

@@ -2,7 +2,8 @@
 
     likeness of a chunk = mean over its words and pairs of words of  ln p_target - ln p_pool        nats per n-gram
 
-The importance weight of DSIR (Xie et al. 2302.03169) per n-gram, so that a chunk's length does not matter. Text of
+The importance weight of DSIR (Xie et al. 2302.03169) per n-gram, so that a chunk's length does not matter, and from
+counts + 1/2, so that what a short target lacks by chance costs little (`dsir.smoothed_log_ratio`). Text of
 another domain and boilerplate have the perplexity of good text, but not its words.
 """
 
@@ -27,7 +28,7 @@ from pplscape.schema import LIKENED
 from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared, check_corpus
 
-VERSION = 1
+VERSION = 2
 
 
 def liken(
