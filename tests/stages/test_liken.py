@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
@@ -15,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from planted import WORDS, documents, planted, without_order
 
 from pplscape.draw.pool import Pool
-from pplscape.engines.fake import FakeEngine
 from pplscape.errors import UserError
 from pplscape.manifest import read_json, read_manifest
 from pplscape.schema import LIKENED
@@ -28,13 +27,11 @@ from pplscape.stages.pilot import pilot
 from pplscape.stages.plan import plan
 from pplscape.stages.prepare import prepare
 from pplscape.stages.probe import probe
-from pplscape.stages.score import score
 from pplscape.stages.select import select
 from pplscape.text.prepared import Prepared
 from pplscape.training.schedule import Recipe
 
 RECIPE = Recipe(learning_rate=1e-3, warmup_tokens=64, step_tokens=256)
-WORDS = ["fox", "dog", "court", "patients", "treated", "loss", "twelve", "brown", "lazy", "mind", "mean", "return"]
 
 
 def _text(step: int, rng: np.random.Generator) -> str:
@@ -49,27 +46,15 @@ def _text(step: int, rng: np.random.Generator) -> str:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> dict[str, Path]:
     """A pool of which two fifths are of another domain, as predictable as ours; measured on ours."""
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    base = FakeEngine(str(tiny_tokenizer_dir))
-    base.step(base.encode([" ".join(rng.permutation(WORDS)) for _ in range(30)]), 1e-3)
-    base.save(folder / "base")
-    rows = [{"id": f"ours-{i}", "text": _text(1, rng)} for i in range(120)]
-    rows += [{"id": f"theirs-{i}", "text": _text(-1, rng)} for i in range(80)]
-    rng.shuffle(rows)
-    held = [{"id": f"held-{i}", "text": _text(1, rng)} for i in range(40)]
+    folder, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
+    read = without_order(rng)
+    pool = documents("ours", [_text(1, rng) for _ in range(120)]) + documents(
+        "theirs", [_text(-1, rng) for _ in range(80)]
+    )
+    rng.shuffle(pool)
+    held = documents("held", [_text(1, rng) for _ in range(40)])
     (folder / "theirs.txt").write_text(_text(-1, rng))
-    for name, content in (("pool", rows), ("held", held)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in content))
-    found = {"model": folder / "base", "folder": folder}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pplscape.text.write.PART_BYTES", 30_000)
-        found["prepared"] = prepare(
-            [str(folder / "pool.jsonl")], heldout=[str(folder / "held.jsonl")], model=str(folder / "base"),
-            out=folder / "prepared", chunk_tokens=64, min_tokens=16, valid=2000, test=2000, near_duplicates="keep",
-            overlap_share=1.0,
-        )  # fmt: skip
-    found["scores"] = score(found["prepared"], model=str(folder / "base"), engine="fake", out=folder / "scores")
+    found = planted(folder, tiny_tokenizer_dir, pool, held, read)
     found["likened"] = liken(found["scores"], corpus=found["prepared"], out=folder / "likened")
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from planted import WORDS, documents, planted, without_order
 
 from pplscape.draw.pool import Pool
 from pplscape.engines.fake import FakeEngine
@@ -31,7 +32,6 @@ from pplscape.training.loop import run_steps
 from pplscape.training.schedule import Recipe
 
 RECIPE = Recipe(learning_rate=1e-3, warmup_tokens=64, step_tokens=256)
-WORDS = ["fox", "dog", "court", "patients", "treated", "loss", "twelve", "brown", "lazy", "mind", "mean", "return"]
 TOKENS = 3000
 """Of each probe."""
 
@@ -53,26 +53,13 @@ def _shuffled(rng: np.random.Generator) -> str:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> dict[str, Path]:
     """A pool of which two fifths are noise, measured on ordered text; scored and probed."""
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = [{"id": f"good-{i}", "text": _ordered(rng)} for i in range(120)]
-    rows += [{"id": f"noise-{i}", "text": _shuffled(rng)} for i in range(80)]
-    rng.shuffle(rows)
-    held = [{"id": f"held-{i}", "text": _ordered(rng)} for i in range(40)]
-    for name, content in (("pool", rows), ("held", held)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in content))
-    base = FakeEngine(str(tiny_tokenizer_dir))
-    base.step(base.encode([" ".join(rng.permutation(WORDS)) for _ in range(30)]), 1e-3)
-    base.save(folder / "base")
-    found = {"model": folder / "base", "folder": folder}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pplscape.text.write.PART_BYTES", 30_000)
-        found["prepared"] = prepare(
-            [str(folder / "pool.jsonl")], heldout=[str(folder / "held.jsonl")], model=str(folder / "base"),
-            out=folder / "prepared", chunk_tokens=64, min_tokens=16, valid=2000, test=2000, near_duplicates="keep",
-            overlap_share=1.0,
-        )  # fmt: skip
-    found["scores"] = score(found["prepared"], model=str(folder / "base"), engine="fake", out=folder / "scores")
+    folder, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
+    pool = documents("good", [_ordered(rng) for _ in range(120)]) + documents(
+        "noise", [_shuffled(rng) for _ in range(80)]
+    )
+    held = documents("held", [_ordered(rng) for _ in range(40)])
+    rng.shuffle(pool)
+    found = planted(folder, tiny_tokenizer_dir, pool, held, without_order(rng))
     found["probed"] = _probe(found, folder / "probed")
     return found
 
