@@ -26,7 +26,7 @@ from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.stream import read_selected
 from pplscape.engines import load_engine
 from pplscape.engines.base import Learner
-from pplscape.manifest import read_json
+from pplscape.manifest import MANIFEST, read_json, read_manifest, write_atomic
 from pplscape.stages.train import ORDER_STREAM
 from pplscape.statistics import Bins, cut_levels, make_bins, moments, on_scale
 from pplscape.text.prepared import Prepared
@@ -34,7 +34,7 @@ from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
-from .cells import LIKENED, PROBED, Cell, arguments
+from .cells import LIKENED, PROBED, RUN, Cell, arguments
 from .setting import Setting
 
 COMPOSITION_STREAM = 11_001
@@ -98,14 +98,14 @@ class Bench:
 
     # ---- the law ---------------------------------------------------------------------------------------------------
 
-    def fit_law(self, likened: bool = False) -> Path:
-        """Pilots (depletion as in the main run) and all laws that they permit; `likened`: on levels of likeness, in a
-        folder of their own."""
-        s, folder, scores = self.setting, self.folder / "levels" if likened else self.folder, self._scores(likened)
-        if likened:
+    def fit_law(self, method: str = "") -> Path:
+        """Pilots (depletion as in the main run) and all laws that they permit; `method`: of LIKENED, or empty."""
+        s, scores = self.setting, self._scores_of(method)
+        folder = self.folder / LIKENED.get(method, "")
+        if method in LIKENED:
             ps.landscape(
                 scores, budget=f"{100 * s.budget:g}%", out=folder / "landscape", n_bins=s.bins, levels=s.levels,
-                corpus=self.folder / "prepared",
+                corpus=self._corpus_of(method),
             )  # fmt: skip
         ps.plan(
             folder / "landscape", budget=self.budget, pilot_tokens=s.pilots["tokens"], designed=s.pilots["designed"],
@@ -113,7 +113,7 @@ class Bench:
             n_params=self.learner.facts.n_params,
         )  # fmt: skip
         ps.pilot(
-            folder / "plan", model=s.model_path, scores=scores, corpus=self.folder / "prepared",
+            folder / "plan", model=s.model_path, scores=scores, corpus=self._corpus_of(method),
             out=folder / "pilots", heldout=self.valid_files, engine=s.engine, seed=s.seed,
         )  # fmt: skip
         return ps.fit(
@@ -122,9 +122,9 @@ class Bench:
         )  # fmt: skip
 
     @cache  # noqa: B019 - a bench lives as long as the process
-    def _fitted(self, likened: bool) -> Path:
-        """The folder of law/ and pilots/, made when the first arm asks for it."""
-        return self.fit_law(likened).parent
+    def _fitted(self, method: str) -> Path:
+        """The folder of law/ and pilots/, made when the first arm asks for it; `method`: of LIKENED, or empty."""
+        return self.fit_law(method).parent
 
     # ---- a draw ----------------------------------------------------------------------------------------------------
 
@@ -141,8 +141,7 @@ class Bench:
     def clean_scores(self) -> Path:
         """The scores of the clean part: what the oracle knows."""
         file = self.folder / "clean-scores.parquet"
-        parts = sorted((self.folder / "scores").glob("part-*.parquet"))
-        table = pa.concat_tables([pq.read_table(p) for p in parts])
+        table = whole_table(self.folder / "scores")
         pq.write_table(table.filter(pc.starts_with(table["source"], "clean-")), file)
         return file
 
@@ -150,7 +149,7 @@ class Bench:
     def likest_scores(self) -> Path:
         """Of every bin of log-perplexity the half that is more like the valid text."""
         file = self.folder / "likest-scores.parquet"
-        table = pa.concat_tables([pq.read_table(p) for p in sorted(self._scores(True).glob("part-*.parquet"))])
+        table = whole_table(self.likened)
         x, likeness, length = log_perplexity(table), second(table), table["length"].to_numpy()
         bins = cut_levels(make_bins(x, length, self.setting.bins), x, likeness, length, 2, "likeness")
         pq.write_table(table.filter(pa.array(bins.of(x, likeness) % 2 == 1)).drop_columns([LIKENESS]), file)
@@ -169,18 +168,40 @@ class Bench:
     def valid_files(self) -> list[str]:
         return [str(p) for p in sorted((self.heldout / "valid").glob("*.jsonl"))]
 
-    def _scores(self, likened: bool) -> Path:
-        """The pool's scores; `likened`: with likeness to the valid text."""
-        scores = self.folder / "scores"
-        if not likened:
-            return scores
-        return ps.liken(scores, corpus=self.folder / "prepared", target=self.valid_files, out=self.folder / "likened")
+    @cached_property
+    def likened(self) -> Path:
+        """The pool's scores with likeness to the valid text."""
+        corpus, out = self.folder / "prepared", self.folder / "likened"
+        return ps.liken(self.folder / "scores", corpus=corpus, target=self.valid_files, out=out)
+
+    @cached_property
+    def sifted(self) -> Path:
+        """The same without the near-duplicates that `prepare` removes by default: likeness is to what is left."""
+        s, folder, scores = self.setting, self.folder / "run", self.folder / "run" / "scores"
+        ps.prepare(
+            [str(p) for p in sorted((self.folder / "sources").glob("*.jsonl"))], model=s.model_path,
+            out=folder / "prepared", eval=[str(self.heldout / "documents.jsonl")], valid=0, test=0, seed=s.seed,
+            chunk_tokens=s.chunk_tokens, min_tokens=s.min_tokens,
+        )  # fmt: skip
+        if not (scores / MANIFEST).exists():
+            scores.mkdir(parents=True, exist_ok=True)
+            table = whole_table(self.folder / "scores")
+            left = Prepared(folder / "prepared").chunks("pool")["doc_id"].combine_chunks().unique()
+            pq.write_table(table.filter(pc.is_in(table["doc_id"], value_set=left)), scores / "part-00000.parquet")
+            manifest = {**read_manifest(self.folder / "scores"), "inputs": {}, "key": "sifted"}
+            write_atomic(scores / MANIFEST, (json.dumps(manifest) + "\n").encode())
+        return ps.liken(scores, corpus=folder / "prepared", target=self.valid_files, out=folder / "likened")
+
+    def _corpus_of(self, method: str) -> Path:
+        return self.folder / ("run" if method in RUN else "") / "prepared"
 
     def _scores_of(self, method: str) -> Path:
         if method == "oracle":
             return self.clean_scores
+        if method in RUN:
+            return self.sifted
         if method in LIKENED:
-            return self._scores(True)
+            return self.likened
         if method.endswith("+likeness"):
             return self.likest_scores
         return self.probed if method in PROBED else self.folder / "scores"
@@ -195,7 +216,7 @@ class Bench:
         if kind in ("shape", "tilt"):
             asked |= self._target(kind, told)
         law, runs = asked.pop("law", False), asked.pop("runs", False)
-        fitted = self._fitted(cell.method in LIKENED) if law else self.folder
+        fitted = self._fitted(cell.method if cell.method in LIKENED else "") if law else self.folder
         out = self.folder / "draws" / cell.file.removesuffix(".json")
         ps.select(
             self._scores_of(cell.method), budget=budget, out=out,
@@ -290,6 +311,11 @@ class Bench:
 LOSSES = tuple(
     [f"{kind}_{split}" for split in ("valid", "test", "general") for kind in ("loss", "bits_per_byte", "nll")]
 )
+
+
+def whole_table(folder: Path) -> pa.Table:
+    """All parts of a folder of scores."""
+    return pa.concat_tables([pq.read_table(p) for p in sorted(folder.glob("part-*.parquet"))])
 
 
 def _training_key(selected: pa.Table, cell: Cell) -> str:

@@ -15,8 +15,10 @@ BANDS = ("band:0.05,0.55", "band:0.2,0.7", "band:0.4,0.9", "band:0.5,1")
 SIMPLE = ("low", "mid", "high", "stratified", "temperature:1", "temperature:-1")
 LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "utility+hedged", "auto")
 OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
-LIKENED = ("auto+likeness",)
-"""Arms on levels of likeness to the valid text: their law has pilots of its own."""
+RUN = ("run",)
+"""What the product does from raw text: near-duplicates removed, then `auto+likeness`."""
+LIKENED = {"auto+likeness": "levels", "run": "run"}
+"""Arms on levels of likeness to the valid text: their law has pilots of its own, in this folder of the pool."""
 WORDS = ("dsir",)
 """Baselines that know the valid text's words, beside the band of the better half by likeness."""
 PROBED = ("learnable",)
@@ -119,6 +121,6 @@ def arguments(method: str) -> dict[str, Any]:
         return {"strategy": "band", "band": numbers}
     if name == "temperature":
         return {"strategy": "temperature", "temperature": numbers[0]}
-    if name == "auto":
+    if name in ("auto", *RUN):
         return {"strategy": "auto", "law": True, "runs": True}
     return {"strategy": {"oracle": "random"}.get(name, name)}

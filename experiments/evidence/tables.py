@@ -65,6 +65,8 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
             ("law.md", pool / "law" / "summary.md"),
             ("levels-pilots.jsonl", pool / "levels" / "pilots" / "runs.jsonl"),
             ("levels-law.md", pool / "levels" / "law" / "summary.md"),
+            ("run-pilots.jsonl", pool / "run" / "pilots" / "runs.jsonl"),
+            ("run-law.md", pool / "run" / "law" / "summary.md"),
         ):
             if source.exists():
                 write_atomic(results / pool.name / name, source.read_bytes())
