@@ -199,7 +199,7 @@ def arms_table(summary: dict[str, Any]) -> str:
         bca = f"[{gap['bca'][0]:+.4f}, {gap['bca'][1]:+.4f}]" if gap and gap["bca"] else "–"
         p = f"{gap['holm']:.3f}" if gap and "holm" in gap else "–"
         mark = " (best simple)" if name == summary["best_simple"] else ""
-        mark += f" (gate shut in {a['as_random']})" if name.startswith("auto") and a["as_random"] else ""
+        mark += f" (gate shut in {a['as_random']})" if name.startswith(("auto", "run")) and a["as_random"] else ""
         cells = (
             f"{name}{mark}", a["n"], f"{a['loss_test']:.4f}", _interval(gap), bca, p, _interval(a["oracle"]),
             _factor(a.get("efficiency")), f"{a['share_clean']:.2f}", f"{a['loss_general']:.3f}",
