@@ -25,6 +25,7 @@ from pplscape.laws.fit import Fit, setting_of
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.information import Knowledge, Score, believed, derivatives, greedy, v_optimal
 from pplscape.laws.law import Law, law_of
+from pplscape.laws.read import proxy_words
 from pplscape.laws.table import labels, noise_weights, seed_noise, size_classes
 from pplscape.laws.uncertainty import Uncertainty, uncertainty
 from pplscape.runs import Compositions, RunTable
@@ -361,7 +362,7 @@ def known_names(menu: Menu, runs: RunTable) -> dict[int, str]:
 
 
 def describe(found: Next, regimes: Sequence[Regime], runs: RunTable) -> dict[str, Any]:
-    """`design` and `adaptive` of plan.json: diagnostics of all trunks, old and new; the decision; what repeats."""
+    """`design` and `adaptive` of plan.json: diagnostics of all trunks, old and new; the decision, and whose it is."""
     groups = labels(runs, "group")
     first = [int(np.flatnonzero(groups == g)[-1]) for g in dict.fromkeys(groups.tolist())]
     assert runs.nll_mean is not None
@@ -369,5 +370,8 @@ def describe(found: Next, regimes: Sequence[Regime], runs: RunTable) -> dict[str
     old = [Regime(str(groups[i]), "", 0, None, float(runs.nll_mean[i]), float(runs.nll_std[i])) for i in first]
     sizes = sorted({*found.sizes, int(runs.tokens.min()), int(runs.tokens.max())})
     design = diagnose([*old, *regimes], sizes) | {"runs": len(regimes) * len(found.sizes), "trunks": len(regimes)}
-    decision = asdict(found.decision) | {"sentence": found.decision.sentence}
+    sentence, trained = found.decision.sentence, runs.meta.get("trained")
+    if trained and trained["proxy_of"]:
+        sentence += f" {proxy_words(trained)} These trunks are for {trained['model']} too (`pilot --proxy`)."
+    decision = asdict(found.decision) | {"sentence": sentence}
     return {"design": design, "adaptive": decision | {"earlier_trunks": len(first)}}
