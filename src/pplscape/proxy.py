@@ -154,8 +154,8 @@ def spearman(a: Floats, b: Floats) -> Floats:
 
 
 def spearman_interval(rho: float, k: int) -> tuple[float, float]:
-    """(low, high) of level LEVEL for a rank correlation of k regimes: Fisher's z with variance (1 + rho^2 / 2) / (k - 3)
-    (Bonett and Wright 2000). A perfect one counts as half a swap of neighbours less.
+    """(low, high) of level LEVEL for a rank correlation of k regimes: Fisher's z with variance
+    (1 + rho^2 / 2) / (k - 3) (Bonett and Wright 2000). A perfect one counts as half a swap of neighbours less.
 
     Of six simulated normal regimes it holds 92-96 %; a bootstrap over regimes, which draws perfect samples too often,
     held 75-93 %, the less the higher the correlation.
