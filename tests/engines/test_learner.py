@@ -206,6 +206,20 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_model_dir: Path, m
         learner.step(_chunks(), 1e-3)
 
 
+def test_weights_stay_fp32_under_bfloat16(tiny_model_dir: Path) -> None:
+    """A rate at which no weight in bfloat16 (8 bits) would move: fp32 weights and optimiser do."""
+    learner = TransformersLearner(str(tiny_model_dir), dtype="bfloat16")
+    learner.reset()
+    before = _weights(learner)
+    learner.step(_chunks(), 1e-6)
+    for name, weight in _weights(learner).items():
+        assert weight.dtype == torch.float32
+        if weight.dim() > 1:
+            assert not torch.equal(weight, before[name])
+            assert (weight.bfloat16() != before[name].bfloat16()).float().mean() < 0.1
+    assert all(v.dtype == torch.float32 for s in learner.optimizer.state.values() for v in s.values())
+
+
 def test_a_step_that_is_not_finite_changes_no_weight(tiny_model_dir: Path) -> None:
     learner = _learner(tiny_model_dir)
     learner.step(_chunks(), 1e-3)

@@ -119,6 +119,7 @@ class TransformersLearner(TransformersEngine):
     def step(self, chunks: Sequence[Ids], learning_rate: float) -> dict[str, float]:
         assert self.optimizer is not None, "reset() first"
         rows = [self._row(chunk) for chunk in chunks]
+        self._check_lengths(rows)
         self.model.train(self._recompute)  # transformers recomputes in training mode only
         try:
             with self._attention():
