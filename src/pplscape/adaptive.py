@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pplscape.design import CAP_SAFETY, SIZE_FACTORS, Fine, Regime, candidates, diagnose, thinned, trunk_tokens
+from pplscape.design import SIZE_FACTORS, Fine, Regime, candidates, diagnose, most_shares, thinned, trunk_tokens
 from pplscape.errors import UserError
 from pplscape.laws.choose import Trial, choose
 from pplscape.laws.fit import Fit, setting_of
@@ -76,8 +76,7 @@ def menu_of(facts: Mapping[str, Any], budget: int, n_params: float | None, seed:
     fine = Fine(*(np.asarray(inside[k], float) for k in ("share", "mean", "variance")))
     bins = Bins.from_json(facts["bins"])
     coarse, depletion = bins.of_cells(fine.mean), budget / facts["tokens"]
-    cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
-    found = candidates(fine, coarse, cap, seed, bins.n_levels)
+    found = candidates(fine, coarse, most_shares(fine, depletion), seed, bins.n_levels)
     shares = np.stack([fine.share, *(thinned(s) for _, s in found)])
     chunks = shares / fine.share * np.asarray(inside["chunks"], float)
     chunks /= chunks.sum(1, keepdims=True)

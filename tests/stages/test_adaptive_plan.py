@@ -71,7 +71,9 @@ def test_a_plan_whose_smallest_runs_are_warm_up_says_so(bench: Path) -> None:
     warned = plan(bench / "landscape", budget="20%", pilot_tokens=40_000, out=bench / "warmed", recipe=recipe)
     assert ("Warning: warm-up" in summary(warned)) == (3 * recipe.warmup_tokens > planned(warned)["sizes"][0])
     assert "--warmup-tokens" in summary(warned)
-    assert "Warning: warm-up" not in summary(bench / "plan")
+    told = summary(bench / "plan")
+    assert "Warning: warm-up" not in told
+    assert f"expected: gains over random to {planned(bench / 'plan')['design']['expected_error']:.2g} times" in told
 
 
 def test_a_second_round_adds_to_the_first(bench: Path) -> None:
