@@ -196,6 +196,7 @@ def interval(values: np.ndarray, digits: int, sign: str = "") -> str:
 def adaptive_table(real: Real, rows: list[Row]) -> str:
     """Means over repetitions by method and number of trunks; paired differences to random choice."""
     text = [
+        "## Adaptive and fixed designs\n",
         f"{len(real.trunks)} trunks in the library; {len({r['seed'] for r in rows})} repetitions; arms as in "
         f"real_pilots.py, seeds {', '.join(real.seeds)}.\n",
         "| trunks | tokens / D | added | " + " | ".join(HEADS) + " |",
@@ -228,7 +229,11 @@ def branches_table(real: Real, rows: list[Row]) -> str:
     """Means over parts; branches and separate runs of as many regimes, and of as many tokens."""
     separate = sum(real.sizes)
     columns, heads = tuple(JUDGED)[:-1], HEADS[:-1]
-    text = ["| regimes | measured as | tokens / D | " + " | ".join(heads) + " |", "|---" * (3 + len(heads)) + "|"]
+    text = [
+        "## Branches and separate runs\n",
+        "| regimes | measured as | tokens / D | " + " | ".join(heads) + " |",
+        "|---" * (3 + len(heads)) + "|",
+    ]
 
     def values(name: str, n: int, key: str) -> np.ndarray:
         return np.array([r[name][key] for r in sorted(rows, key=lambda r: r["seed"]) if r["trunks"] == n])
