@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from pplscape.laws.fit import fit_form
+from pplscape.laws.fit import Fit, fit_form
 from pplscape.laws.forms import get_form
 from pplscape.runs import RunTable
 
@@ -68,11 +68,12 @@ def arms_of(rows: list[Row], pool: str, pilots: list[Row]) -> tuple[list[str], l
     return [str(s) for s in sorted(shared)], found
 
 
-def judge(form: str, runs: RunTable, arms: RunTable) -> Row:
-    predicted = np.exp(fit_form(get_form(form), runs).log_loss(arms))
+def judge(fit: Fit, arms: RunTable) -> Row:
+    """What a fit says of the arms, random first, against what was measured."""
+    predicted = np.exp(fit.log_loss(arms))
     gains, true = predicted[0] - predicted[1:], arms.loss[0] - arms.loss[1:]
     best = int(np.argmin(predicted))
-    flat = not get_form(form).uses_composition
+    flat = not fit.form.uses_composition
     return {
         "gain_error": float(np.abs(gains - true).mean()),
         "loss_error": float(np.abs(predicted - arms.loss).mean() / (arms.base_loss - arms.loss).mean()),
@@ -111,7 +112,9 @@ def main() -> None:
             tokens = float(
                 sum(max(runs.tokens[part][np.asarray(runs.group)[part] == g]) for g in set(runs.group[part]))
             )
-            rows += [{"form": f, "trunks": n, "tokens": tokens} | judge(f, runs.take(part), asked) for f in FORMS]
+            for form in FORMS:
+                said = judge(fit_form(form, runs.take(part)), asked)
+                rows.append({"form": form, "trunks": n, "tokens": tokens} | said)
     print(page(rows, asked, seeds))
     budget = float(np.mean(asked.tokens))
     draw(rows, budget, HERE.parent / "docs" / "images" / f"pilots-{given.domain}-{given.pool}.png")

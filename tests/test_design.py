@@ -14,6 +14,7 @@ from pplscape.design import (
     diagnose,
     draw_shares,
     draw_trunk,
+    expected_error,
     tilt,
     trunk_tokens,
 )
@@ -106,6 +107,23 @@ def test_sizes_spend_the_pilot_tokens() -> None:
     sizes = choose_sizes(700_000, 10, 0.15, 128_000, 2048)
     assert sizes[-1] / sizes[0] == pytest.approx(8, rel=1e-3)
     assert 0.99 * 700_000 <= 10 * trunk_tokens(sizes, 0.15) <= 700_000
+
+
+def test_the_expected_error_is_what_least_squares_has() -> None:
+    """Simulated trunks whose worths add up: the error of predicted gains, in noises of a run."""
+    rng, n_sizes = np.random.default_rng(0), 4
+    trunks, asked = rng.dirichlet(np.ones(5), 12), rng.dirichlet(np.ones(5), 30)
+    random = np.full(5, 0.2)
+    told = expected_error(trunks, asked, random, n_sizes)
+    worth = rng.normal(0, 10, 5)
+    noise = np.sqrt(0.5) * (rng.normal(size=(2000, 12, 1)) + rng.normal(size=(2000, 12, n_sizes)))
+    measured = (trunks @ worth)[None] + noise.mean(-1)
+    found = np.linalg.lstsq(trunks, measured.T, rcond=None)[0].T
+    wrong = (found - worth) @ (asked - random).T
+    assert told == pytest.approx(np.sqrt(np.mean(wrong**2)), rel=0.03)
+    assert expected_error(np.tile(trunks, (4, 1)), asked, random, n_sizes) == pytest.approx(told / 2, rel=0.01)
+    few = expected_error(np.tile(random, (3, 1)), asked, random, n_sizes)
+    assert told < few < np.inf
 
 
 def test_branches_save_tokens_over_separate_runs() -> None:

@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -21,6 +24,8 @@ from pplscape.draw.strategies import BY_TEXT
 from pplscape.engines.fake import FakeEngine
 from pplscape.flow import Flow
 from pplscape.manifest import MANIFEST, read_manifest
+from pplscape.reporting.terminal import summary as terminal_summary
+from pplscape.schema import LIKENED
 
 
 def write_corpus(path: Path, n: int = 260) -> None:
@@ -193,6 +198,31 @@ def test_a_second_axis_from_landscape_to_selection(config: Path, tmp_path: Path)
     assert "likeness 2 of 2" in (out / "selection" / "summary.md").read_text()
     for options, axis in (([], None), (held, "likeness"), ([*held, "bins=50"], None)):
         assert Flow(load_config(config, options), out, overwrite=False).axis == axis
+
+
+def test_likeness_that_cannot_cut_the_bins_is_done_without(
+    config: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One value of likeness for all chunks: the flow says so, goes on, and a second run finds its folders."""
+
+    def constant(scores: Path, *, out: Path, **_: object) -> None:
+        table = pq.read_table(scores / "part-00000.parquet")
+        columns = {n: table[n] for n in table.column_names} | {"likeness": pa.array(np.zeros(len(table)))}
+        shutil.copytree(scores, out, dirs_exist_ok=True)
+        pq.write_table(pa.table([columns[f.name] for f in LIKENED], schema=LIKENED), out / "part-00000.parquet")
+
+    monkeypatch.setattr("pplscape.flow.liken", constant)
+    for name in ("prepared", "scores", "tune"):
+        shutil.copytree(whole / name, tmp_path / name)
+    chosen = load_config(config, ["second_axis=likeness", "forms=[utility]", "bootstrap=0", "resamples=2"])
+    for again in (False, True):
+        flow = Flow(chosen, tmp_path, overwrite=False)
+        with warnings.catch_warnings() if again else pytest.warns(UserWarning, match="Likeness has too few"):
+            flow.landscape()
+    flow.law()
+    flow.selection()
+    assert json.loads((tmp_path / "law" / "law.json").read_text())["bins"].get("levels") is None
+    assert "Likeness has too few different values for 3 levels" in terminal_summary(tmp_path)
 
 
 def test_learnability_through_the_flow(config: Path, tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pplscape.design import CAP_SAFETY, SIZE_FACTORS, Fine, Regime, candidates, diagnose, thinned, trunk_tokens
+from pplscape.design import SIZE_FACTORS, Fine, Regime, candidates, diagnose, most_shares, thinned, trunk_tokens
 from pplscape.errors import UserError
 from pplscape.laws.choose import Trial, choose
 from pplscape.laws.fit import Fit, setting_of
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.information import Knowledge, Score, believed, derivatives, greedy, v_optimal
 from pplscape.laws.law import Law, law_of
+from pplscape.laws.read import proxy_words
 from pplscape.laws.table import labels, noise_weights, seed_noise, size_classes
 from pplscape.laws.uncertainty import Uncertainty, uncertainty
 from pplscape.runs import Compositions, RunTable
@@ -75,8 +76,7 @@ def menu_of(facts: Mapping[str, Any], budget: int, n_params: float | None, seed:
     fine = Fine(*(np.asarray(inside[k], float) for k in ("share", "mean", "variance")))
     bins = Bins.from_json(facts["bins"])
     coarse, depletion = bins.of_cells(fine.mean), budget / facts["tokens"]
-    cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
-    found = candidates(fine, coarse, cap, seed, bins.n_levels)
+    found = candidates(fine, coarse, most_shares(fine, depletion), seed, bins.n_levels)
     shares = np.stack([fine.share, *(thinned(s) for _, s in found)])
     chunks = shares / fine.share * np.asarray(inside["chunks"], float)
     chunks /= chunks.sum(1, keepdims=True)
@@ -361,7 +361,7 @@ def known_names(menu: Menu, runs: RunTable) -> dict[int, str]:
 
 
 def describe(found: Next, regimes: Sequence[Regime], runs: RunTable) -> dict[str, Any]:
-    """`design` and `adaptive` of plan.json: diagnostics of all trunks, old and new; the decision; what repeats."""
+    """`design` and `adaptive` of plan.json: diagnostics of all trunks, old and new; the decision, and whose it is."""
     groups = labels(runs, "group")
     first = [int(np.flatnonzero(groups == g)[-1]) for g in dict.fromkeys(groups.tolist())]
     assert runs.nll_mean is not None
@@ -369,5 +369,8 @@ def describe(found: Next, regimes: Sequence[Regime], runs: RunTable) -> dict[str
     old = [Regime(str(groups[i]), "", 0, None, float(runs.nll_mean[i]), float(runs.nll_std[i])) for i in first]
     sizes = sorted({*found.sizes, int(runs.tokens.min()), int(runs.tokens.max())})
     design = diagnose([*old, *regimes], sizes) | {"runs": len(regimes) * len(found.sizes), "trunks": len(regimes)}
-    decision = asdict(found.decision) | {"sentence": found.decision.sentence}
+    sentence, trained = found.decision.sentence, runs.meta.get("trained")
+    if trained and trained["proxy_of"]:
+        sentence += f" {proxy_words(trained)} These trunks are for {trained['model']} too (`pilot --proxy`)."
+    decision = asdict(found.decision) | {"sentence": sentence}
     return {"design": design, "adaptive": decision | {"earlier_trunks": len(first)}}

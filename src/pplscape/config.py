@@ -86,7 +86,7 @@ class RunConfig(_Strict):
     second_axis: Literal["auto", "none", "likeness", "learnability"] = Field(
         default="auto", description="what cuts bins again; auto: likeness to the valid text, where `heldout` is given"
     )
-    levels: int = Field(default=3, ge=2, le=9, description="of the second axis in every bin")
+    levels: int = Field(default=3, ge=2, le=9, description="of the second axis in every bin, at most")
     probe_tokens: str = Field(default="2%", description="that each probe of learnability is trained on")
     valid_tokens: int = Field(default=50_000, gt=0)
     test_tokens: int = Field(default=100_000, gt=0)

@@ -26,6 +26,12 @@ NEGLIGIBLE = 1e-4
 CAP_SAFETY = 0.8
 """A regime may ask for this share of what a sub-pool holds of a bin on average."""
 
+TRUNK_SHARE = 0.5
+"""Of a run's noise variance, common to a trunk's branches: about what was measured on real text (docs, "How many pilots
+do I need?")."""
+MOST_WORTH = 60.0
+"""Spread of what a bin's tokens may be worth, all tokens moved there, in noises of a run: 30 % of the loss at 0.5 %."""
+
 
 @dataclass(frozen=True)
 class Regime:
@@ -121,6 +127,11 @@ def candidates(fine: Fine, coarse: Index, cap: Floats, seed: int, levels: int = 
     return found
 
 
+def most_shares(fine: Fine, depletion: float) -> Floats:
+    """What a regime may ask for of each fine bin [F]: what a sub-pool holds of it, with some room."""
+    return np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
+
+
 def thinned(shares: Floats) -> Floats:
     """The shares [F] without those that would not buy a chunk."""
     kept = np.where(shares < NEGLIGIBLE, 0.0, shares)
@@ -147,8 +158,7 @@ def choose_regimes(
         )
     if n_designed + n_random < 1:
         raise UserError("A plan needs at least one regime: give --designed or --random-seeds.")
-    cap = np.maximum(CAP_SAFETY * fine.share / depletion, fine.share)
-    pool = candidates(fine, coarse, cap, seed, levels)
+    pool = candidates(fine, coarse, most_shares(fine, depletion), seed, levels)
     rows = np.stack([features(fine, coarse, s, levels) for _, s in pool])
     random_row = features(fine, coarse, fine.share, levels)
     information = 1e-3 * np.eye(rows.shape[1]) + n_random * np.outer(random_row, random_row)
@@ -180,6 +190,19 @@ def diagnose(regimes: list[Regime], sizes: list[int]) -> dict[str, Any]:
         "runs": len(regimes) * len(sizes),
         "trunks": len(regimes),
     }
+
+
+def expected_error(trunks: Floats, asked: Floats, random: Floats, n_sizes: int) -> float:
+    """How sure a predicted gain over random will be: its standard error, root mean square over what is `asked` [m, K],
+    as a multiple of one run's noise; from bin shares of the planned trunks [n, K] and of random [K].
+
+    By a law in which the bins' worths add up, the same at every size: generalised least squares with TRUNK_SHARE of the
+    noise's variance common to the `n_sizes` branches of a trunk, and worths believed to within MOST_WORTH.
+    """
+    variance = TRUNK_SHARE + (1 - TRUNK_SHARE) / n_sizes
+    precision = trunks.T @ trunks / variance + np.eye(len(random)) / MOST_WORTH**2
+    lines = asked - random
+    return float(np.sqrt(np.mean(np.einsum("mk,mk->m", lines, np.linalg.solve(precision, lines.T).T))))
 
 
 def _standard(values: Floats) -> Floats:

@@ -2,7 +2,8 @@
 
 PplscapeError
 └── UserError        bad input or configuration: one clear sentence, exit code 2
-    └── StaleOutput  the output folder holds the result of another configuration
+    ├── StaleOutput  the output folder holds the result of another configuration
+    └── TooFewValues a second axis has too few different values for the levels asked for
 """
 
 
@@ -16,3 +17,7 @@ class UserError(PplscapeError):
 
 class StaleOutput(UserError):
     """An output folder exists, written from other inputs or another configuration."""
+
+
+class TooFewValues(UserError):
+    """A second axis cannot cut the bins into so many levels."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import kendalltau, norm, rankdata
 
 from pplscape.draw.auto import hedge_of, utility_of
 from pplscape.draw.hedge import allocate
@@ -24,7 +24,7 @@ from pplscape.statistics import Floats
 
 REFERENCE = "random"
 LEVEL = 0.9
-RESAMPLES, DRAWS = 1000, 4000
+DRAWS = 4000
 KEPT = 0.5
 """Share of the achievable gain over random that a transferred choice must keep."""
 SURE = 0.9
@@ -37,6 +37,8 @@ MOST_SEEDS = 20
 """More would be needed only for a difference that is not worth them."""
 MOST_CORRELATION = 0.95
 """Of the two models' seed noise, which a few seeds estimate badly."""
+LEAST_VARIANCE = 1e-300
+"""Losses that are all equal have none."""
 TRUST, DISTRUST, TOO_FEW = "trust", "do not trust", "too few runs to say"
 
 
@@ -143,11 +145,27 @@ def noise_of(proxy: Cells, target: Cells, size: int) -> Noise | None:
 
 
 def spearman(a: Floats, b: Floats) -> Floats:
-    """Rank correlation of each row of a with that of b [..., k]; ties get mean ranks; NaN where all are tied."""
+    """Rank correlation of each row of a with that of b [..., k]; ties get mean ranks; 0 where all of a row are tied,
+    which ranks nothing."""
     ranks = [rankdata(v, axis=-1) for v in (a, b)]
     x, y = (r - r.mean(-1, keepdims=True) for r in ranks)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1)))
+    squares = (x * x).sum(-1) * (y * y).sum(-1)
+    return np.asarray((x * y).sum(-1) / np.sqrt(np.where(squares > 0, squares, np.inf)))
+
+
+def spearman_interval(rho: float, k: int) -> tuple[float, float]:
+    """(low, high) of level LEVEL for a rank correlation of k regimes: Fisher's z with variance
+    (1 + rho^2 / 2) / (k - 3) (Bonett and Wright 2000). A perfect one counts as half a swap of neighbours less.
+
+    Of six simulated normal regimes it holds 92-96 %; a bootstrap over regimes, which draws perfect samples too often,
+    held 75-93 %, the less the higher the correlation.
+    """
+    if k < 4:
+        return -1.0, 1.0
+    most = 1 - 6 / (k * (k * k - 1))  # one swap costs twice as much
+    z = np.arctanh(np.clip(rho, -most, most))
+    away = norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + rho**2 / 2) / (k - 3))
+    return float(min(rho, np.tanh(z - away))), float(max(rho, np.tanh(z + away)))
 
 
 def ceiling(size: Size, noise: Noise) -> float:
@@ -163,16 +181,13 @@ def ceiling(size: Size, noise: Noise) -> float:
     return float(np.clip((np.sqrt(true.prod()) + shared.mean()) / np.sqrt(measured.prod()), 0, 1))
 
 
-def agreement(size: Size, seed: int) -> dict[str, Any]:
-    """Rank agreement at one size, with a bootstrap interval over regimes; pairs: share in the same order."""
-    k, rng = len(size.regimes), np.random.default_rng(seed)
-    picked = rng.integers(k, size=(RESAMPLES, k))
-    resampled = spearman(size.loss[0][picked], size.loss[1][picked])
-    resampled = resampled[np.isfinite(resampled)]
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if k > 2 else (-1.0, 1.0)
+def agreement(size: Size) -> dict[str, Any]:
+    """Rank agreement at one size, with an interval over regimes; pairs: share in the same order, ties count half."""
+    rho, tau = float(spearman(*size.loss)), float(kendalltau(*size.loss).statistic)
+    low, high = spearman_interval(rho, len(size.regimes))
     return {
-        "spearman": {"mean": float(spearman(*size.loss)), "low": float(low), "high": float(high)},
-        "pairs": float((kendalltau(*size.loss).statistic + 1) / 2),
+        "spearman": {"mean": rho, "low": low, "high": high},
+        "pairs": 0.5 if np.isnan(tau) else (tau + 1) / 2,
         "ceiling": ceiling(size, size.noise) if size.noise else None,
     }
 
@@ -191,7 +206,7 @@ def true_losses(size: Size, noise: Noise, seed: int) -> Floats:
     measured = size.loss.var(1, ddof=1)
     true_proxy = np.maximum(measured[0] - proxy.mean(1, keepdims=True), 0)
     true_target = np.maximum(measured[1] - target.mean(1, keepdims=True), 0)
-    determinant = (true_proxy + proxy) * (true_target + target) - shared**2
+    determinant = np.maximum((true_proxy + proxy) * (true_target + target) - shared**2, LEAST_VARIANCE)
     by_proxy = -true_target * shared / determinant
     by_target = true_target * (true_proxy + proxy) / determinant
     middle = size.loss.mean(1)
@@ -282,7 +297,7 @@ def _told(size: Size, seed: int) -> dict[str, Any]:
         "untried": list(size.untried),
         "first": size.first,
         "noise": noise and noise.as_dict(),
-        "agreement": agreement(size, seed),
+        "agreement": agreement(size),
         "choice": transferred(size, seed),
     }
 

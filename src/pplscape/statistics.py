@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pplscape.errors import UserError
+from pplscape.errors import TooFewValues, UserError
 
 Scale = Literal["nll", "ppl"]
 Floats = NDArray[np.float64]
@@ -134,7 +134,7 @@ def cut_levels(
 
     Levels are relative to a bin's own chunks: learnability rises with perplexity, and a second axis must tell what the
     first does not. A bin in which ties, or too few chunks, leave a level empty is merged with a neighbour, but not over
-    the edges in `keep`. UserError where that does not help.
+    the edges in `keep`. TooFewValues where that does not help.
     """
     edges = list(bins.edges)
     while True:
@@ -146,7 +146,7 @@ def cut_levels(
             return Bins(found.edges, tuple((tokens / tokens.sum()).tolist()), levels, axis)
         around = [e for e in (lacking[0], lacking[0] - 1) if 0 <= e < len(edges) and edges[e] not in keep]
         if not around:
-            raise UserError(f"There are too few different values of {axis} for {n_levels} levels; ask for fewer.")
+            raise TooFewValues(f"There are too few different values of {axis} for {n_levels} levels; ask for fewer.")
         edges.pop(around[0])
 
 

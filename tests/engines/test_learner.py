@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from pplscape.engines.fused import LinearCrossEntropy
 from pplscape.engines.head import head_is_linear
 from pplscape.engines.learner import BETAS, CLIP_NORM, WEIGHT_DECAY, TransformersLearner
+from pplscape.errors import UserError
+from pplscape.training.checkpoint import Checkpoints
 from pplscape.training.loop import Progressed, constant_steps, cooldown_steps, train_steps
 from pplscape.training.schedule import Recipe
 
@@ -68,6 +71,26 @@ def test_state_on_disk_continues_exactly(tiny_model_dir: Path, tmp_path: Path) -
     anew = _learner(tiny_model_dir)
     anew.batch_tokens = 64
     assert second.step(chunks, 1e-3) == anew.step(chunks, 1e-3)
+
+
+def test_a_full_disk_is_said_and_the_state_before_is_kept(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = _learner(tiny_model_dir)
+    learner.step(_chunks(), 1e-3)
+    with pytest.raises(OSError, match="No such file"):  # what the library cannot write is an error of its own
+        learner.save_state(tmp_path / "missing")
+    checkpoints = Checkpoints(tmp_path / "states")
+    checkpoints.save(learner, 1, {"tokens": 7})
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("pplscape.engines.learner.save_file", full)
+    with pytest.raises(UserError, match=r"Cannot write .*step-000000002: .*No space left.*Free some space"):
+        checkpoints.save(learner, 2, {"tokens": 9})
+    assert [p.name for p in (tmp_path / "states").iterdir()] == ["step-000000001"]
+    assert checkpoints.load(learner) == (1, {"tokens": 7})
 
 
 def test_steps_on_rows_of_mixed_length_are_those_of_plain_training(tiny_model_dir: Path) -> None:
@@ -204,6 +227,20 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_model_dir: Path, m
     monkeypatch.setattr(learner, "_linear_total", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         learner.step(_chunks(), 1e-3)
+
+
+def test_weights_stay_fp32_under_bfloat16(tiny_model_dir: Path) -> None:
+    """A rate at which no weight in bfloat16 (8 bits) would move: fp32 weights and optimiser do."""
+    learner = TransformersLearner(str(tiny_model_dir), dtype="bfloat16")
+    learner.reset()
+    before = _weights(learner)
+    learner.step(_chunks(), 1e-6)
+    for name, weight in _weights(learner).items():
+        assert weight.dtype == torch.float32
+        if weight.dim() > 1:
+            assert not torch.equal(weight, before[name])
+            assert (weight.bfloat16() != before[name].bfloat16()).float().mean() < 0.1
+    assert all(v.dtype == torch.float32 for s in learner.optimizer.state.values() for v in s.values())
 
 
 def test_a_step_that_is_not_finite_changes_no_weight(tiny_model_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,20 @@ def test_user_errors(tiny_model_dir: Path, tiny_tokenizer_dir: Path, tmp_path: P
     engine = TransformersEngine(str(tiny_model_dir))
     with pytest.raises(UserError, match="256 positions"):
         engine.nll([np.ones(257, np.int32)])
+    learner = TransformersLearner(str(tiny_model_dir))
+    learner.reset()
+    with pytest.raises(UserError, match="256 positions"):
+        learner.step([np.ones(257, np.int32)], 1e-3)
+
+
+def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path, dirs_exist_ok=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"has {size + 1} tokens, its model only {size}; they do not belong"):
+        TransformersEngine(str(tmp_path))
 
 
 def test_a_classifier_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def test_a_plan_whose_smallest_runs_are_warm_up_says_so(bench: Path) -> None:
     warned = plan(bench / "landscape", budget="20%", pilot_tokens=40_000, out=bench / "warmed", recipe=recipe)
     assert ("Warning: warm-up" in summary(warned)) == (3 * recipe.warmup_tokens > planned(warned)["sizes"][0])
     assert "--warmup-tokens" in summary(warned)
-    assert "Warning: warm-up" not in summary(bench / "plan")
+    told = summary(bench / "plan")
+    assert "Warning: warm-up" not in told
+    assert f"expected: gains over random to {planned(bench / 'plan')['design']['expected_error']:.2g} times" in told
 
 
 def test_a_second_round_adds_to_the_first(bench: Path) -> None:
@@ -116,6 +118,23 @@ def test_pilots_of_another_recipe_are_refused(bench: Path) -> None:
             bench / "landscape", budget="20%", pilot_tokens=20_000, out=bench / "other", runs=bench / "pilots",
             recipe=other,
         )  # fmt: skip
+
+
+def test_a_plan_from_a_proxys_runs_says_whose_decision_it_is(bench: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (bench / "pilots" / "runs.jsonl").read_text().splitlines()]
+    said = []
+    for proxy_of in ("base", None):
+        told = [r | {"model": "small", "weights": "w", "proxy_of": proxy_of} for r in rows]
+        (tmp_path / "runs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in told))
+        found = plan(
+            bench / "landscape", budget="20%", pilot_tokens=20_000, out=tmp_path / str(proxy_of), forms=["utility"],
+            runs=tmp_path / "runs.jsonl", recipe=RECIPE,
+        )  # fmt: skip
+        said.append(summary(found))
+    assert "These runs are of small, a proxy" in said[0]
+    assert "not of base" in said[0]
+    assert "for small too (`pilot --proxy`)" in said[0]
+    assert "proxy" not in said[1]
 
 
 def test_tables_of_runs_are_joined(bench: Path, tmp_path: Path) -> None:

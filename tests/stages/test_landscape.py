@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pplscape.errors import StaleOutput, UserError
-from pplscape.schema import SCORES
+from pplscape.reporting.about_data import second_axis_words
+from pplscape.schema import LIKENED, SCORES
 from pplscape.stages.landscape import feasible_boundary, landscape
-from pplscape.statistics import moments, winsor_limits
+from pplscape.statistics import Bins, moments, winsor_limits
 
 
 def write_scores(folder: Path, x: np.ndarray, length: np.ndarray, source: list[str], parts: int = 1) -> Path:
@@ -35,6 +36,15 @@ def write_scores(folder: Path, x: np.ndarray, length: np.ndarray, source: list[s
     for k, rows in enumerate(np.array_split(np.arange(n), parts)):
         pq.write_table(table.take(rows), folder / f"part-{k:05d}.parquet")
     return folder
+
+
+def with_likeness(scores: Path, likeness: np.ndarray, out: Path) -> Path:
+    """The scores [n] of one part with likeness [n]."""
+    table = pq.read_table(scores / "part-00000.parquet")
+    columns = {name: table[name] for name in table.column_names} | {"likeness": pa.array(likeness)}
+    out.mkdir(parents=True)
+    pq.write_table(pa.table([columns[f.name] for f in LIKENED], schema=LIKENED), out / "part-00000.parquet")
+    return out
 
 
 @pytest.fixture
@@ -241,3 +251,38 @@ def test_bad_input_gets_one_clear_sentence(tmp_path, change, message):
 def test_budget_larger_than_the_pool(pool, tmp_path):
     with pytest.raises(UserError, match="larger than the pool"):
         landscape(pool[0], budget="1e9", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("tied", "levels"), [(0.2, 3), (0.42, 2), (0.6, 1)])
+def test_levels_that_ties_forbid_become_fewer_where_that_is_allowed(tmp_path, tied, levels):
+    """This share of every bin has the lowest likeness: it may not fill the lowest level of three, or of two."""
+    rng, n = np.random.default_rng(0), 2000
+    x = rng.permutation(np.linspace(2, 6, n))
+    likeness = np.where(np.argsort(np.argsort(x)) * 0.618 % 1 < tied, -1.0, rng.random(n))
+    plain = write_scores(tmp_path / "plain", x, np.full(n, 64), ["s"] * n)
+    scores, asked = with_likeness(plain, likeness, tmp_path / "likened"), {"budget": "10%", "levels": 3}
+    if levels == 3:
+        facts = read(landscape(scores, out=tmp_path / "out", fewer=True, **asked))
+        assert "second_axis" not in facts
+    else:
+        with pytest.raises(UserError, match="too few different values of likeness for 3 levels"):
+            landscape(scores, out=tmp_path / "out", **asked)
+        with pytest.warns(UserWarning, match="Likeness has too few different values for 3 levels"):
+            facts = read(landscape(scores, out=tmp_path / "out", fewer=True, **asked))
+        assert (facts["second_axis"]["asked"], facts["second_axis"]["levels"]) == (3, levels)
+        assert facts["second_axis"]["sentence"] in (tmp_path / "out" / "summary.md").read_text()
+        assert second_axis_words(facts).strip() == facts["second_axis"]["sentence"]
+    bins = Bins.from_json(facts["bins"])
+    assert (bins.coarse.n, bins.n_levels) == (10, levels)
+
+
+def test_a_second_axis_does_not_cost_the_first(tmp_path):
+    """All but one of ten bins hold one likeness: explicit levels leave one bin, `fewer` ten without levels."""
+    x = np.linspace(2, 6, 1000)
+    plain = write_scores(tmp_path / "plain", x, np.full(1000, 64), ["s"] * 1000)
+    likeness = np.where(np.arange(1000) < 900, 5.0, np.random.default_rng(0).normal(0, 1, 1000))
+    scores = with_likeness(plain, likeness, tmp_path / "likened")
+    with pytest.warns(UserWarning, match="log-perplexity alone"):
+        facts = read(landscape(scores, budget="10%", levels=2, fewer=True, out=tmp_path / "out"))
+    assert len(facts["bins"]["by_bin"]) == 10
+    assert "levels" not in facts["bins"]

@@ -8,6 +8,7 @@ finds the opposite regimes best.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pplscape.stages.plan import plan
 from pplscape.stages.prepare import prepare
 from pplscape.stages.score import score
 from pplscape.stages.select import select
-from pplscape.stages.transfer import transfer
+from pplscape.stages.transfer import once, transfer
 from pplscape.training.schedule import Recipe
 
 KINDS = (
@@ -178,6 +179,23 @@ def test_a_ranking_that_transfers_and_one_that_is_reversed(bench: dict[str, Path
     found = _verdict(transfer(bench["small runs"], tmp_path / "few.jsonl", out=tmp_path / "f"))["verdict"]
     assert found["light"] == "too few runs to say"
     assert "more regimes on base" in found["settle"]
+
+
+def test_a_trunk_given_twice_counts_once(bench: dict[str, Path], tmp_path: Path) -> None:
+    """Here with another run_id and a few tokens more, as from a plan of slightly other sizes."""
+    rows, runs = _rows(bench["small runs"]), load_runs(bench["small runs"])
+    again = [r | {"run_id": f"again-{i}", "tokens": r["tokens"] + 1} for i, r in enumerate(rows[:5])]
+    (tmp_path / "again.jsonl").write_text("".join(json.dumps(r) + "\n" for r in again))
+    both = load_runs([bench["small runs"], tmp_path / "again.jsonl"])
+    assert len(both) == len(runs) + 5
+    kept = once(both)
+    assert len(kept) == len(runs)
+    assert sorted(kept.loss) == sorted(runs.loss)
+    assert {r["run_id"] for r in again} < set(kept.meta["run_id"])
+    pools = {r["run_id"]: r["pool_tokens"] for r in rows + again}
+    assert [pools[i] for i in kept.meta["run_id"]] == kept.meta["pool_tokens"]
+    nameless = replace(both, group=None)
+    assert once(nameless) is nameless
 
 
 def test_the_two_tables_must_belong_together(bench: dict[str, Path], tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ the tokens of the whole step, so its gradient is that of the mean over all its t
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from pplscape.engines.abreast import attending_abreast, hidden_abreast, runs_abreast
@@ -119,6 +119,7 @@ class TransformersLearner(TransformersEngine):
     def step(self, chunks: Sequence[Ids], learning_rate: float) -> dict[str, float]:
         assert self.optimizer is not None, "reset() first"
         rows = [self._row(chunk) for chunk in chunks]
+        self._check_lengths(rows)
         self.model.train(self._recompute)  # transformers recomputes in training mode only
         try:
             with self._attention():
@@ -222,7 +223,8 @@ class TransformersLearner(TransformersEngine):
         self._write(slots, folder / "optimizer.safetensors", {"batch_tokens": str(self.batch_tokens)})
 
     def _write(self, tensors: dict[str, torch.Tensor], path: Path, facts: dict[str, str]) -> None:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path, facts)
+        with writing():
+            save_file({name: value.contiguous() for name, value in tensors.items()}, path, facts)
 
     def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor as it is stored: a sharded one gathered."""
@@ -247,8 +249,18 @@ class TransformersLearner(TransformersEngine):
     def save(self, folder: Path) -> None:
         """Plain transformers load it: adapters are merged into the weights."""
         network = copy.deepcopy(self._adapters).merge_and_unload() if self._lora_rank else self.model
-        network.save_pretrained(folder, safe_serialization=True)
+        with writing():
+            network.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """A disk that is full is an OSError here as elsewhere; safetensors calls it an error of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def no_dropout(network: torch.nn.Module) -> None:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pplscape.engines.learner import TransformersLearner
+from pplscape.engines.learner import TransformersLearner, writing
 from pplscape.engines.transformers import Row
 from pplscape.errors import UserError
 from pplscape.training.ranks import is_first, rank, world
@@ -89,7 +89,8 @@ class ShardedLearner(TransformersLearner):
         tied = set(self.model.all_tied_weights_keys or ())
         state = {name: _whole(t).cpu() for name, t in self.model.state_dict().items() if name not in tied}
         if is_first():
-            self.model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+            with writing():
+                self.model.save_pretrained(folder, state_dict=state, safe_serialization=True)
             self.tokenizer.save_pretrained(folder)
         dist.barrier()
 

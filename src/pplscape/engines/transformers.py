@@ -178,6 +178,15 @@ class TransformersEngine:
             raise UserError(f"The tokenizer has no {bos.upper()} token; choose --bos none or auto.")
         return found[:1]
 
+    def _check_lengths(self, rows: Sequence[Row]) -> None:
+        """UserError for a row that is longer than the model's positions: some models fail there, some go on badly."""
+        most = self.facts.max_positions
+        if most and max((r.n_inputs for r in rows), default=0) > most:
+            raise UserError(
+                f"A chunk with its context is longer than the model's {most} positions; give fewer --chunk-tokens or "
+                "less --context."
+            )
+
     # ---- scoring -------------------------------------------------------------------------------------------------
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
@@ -188,12 +197,7 @@ class TransformersEngine:
 
     def nll(self, chunks: Sequence[Ids], contexts: Sequence[Ids] | None = None) -> list[Nll]:
         rows = [self._row(chunk, contexts[i] if contexts else NO_IDS) for i, chunk in enumerate(chunks)]
-        longest = max((len(r.ids) for r in rows), default=0)
-        if self.facts.max_positions and longest - 1 > self.facts.max_positions:
-            raise UserError(
-                f"A chunk with its context is longer than the model's {self.facts.max_positions} positions; give fewer "
-                "--chunk-tokens or less --context."
-            )
+        self._check_lengths(rows)
         results: list[Nll] = [np.empty(0, np.float32)] * len(chunks)
         with torch.inference_mode(), self._autocast():
             for batch in length_buckets([r.n_inputs for r in rows], self.batch_tokens):

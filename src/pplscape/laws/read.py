@@ -36,6 +36,8 @@ NUMBERS = (
 LISTS = ("bin_tokens", "bin_unique_tokens")
 TRAINED = ("model", "weights", "proxy_of")
 """What says whose losses the runs are; only runs.jsonl has them together."""
+PER_RUN = ("schedule", "lr", "run_id", "pool_tokens")
+"""What `RunTable.meta` holds as lists, one entry a run."""
 LEAST_RUNS = 4
 MOST_RUNS = 2000
 """Beyond any published table: more rows are logged steps, not runs, and fitting costs the square of their number."""
@@ -73,7 +75,7 @@ def read_runs(
         if name in found:
             arrays[name] = _names(name, [found[name][i] for i in keep], warnings)
     meta: dict[str, Any] = {"skipped": skipped, "warnings": warnings, "path": str(path), "trained": trained}
-    for name in ("schedule", "lr", "run_id", "pool_tokens"):
+    for name in PER_RUN:
         if name in found:
             meta[name] = [found[name][i] for i in keep]
     bins_hash = _one_hash([found["bins_hash"][i] for i in keep] if "bins_hash" in found else [], path)

@@ -52,6 +52,7 @@ def landscape_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
             f"The base model's loss on it is {number(facts['corpus_nll'])} {NATS} "
             f"(perplexity {significant(facts['corpus_ppl'])}, {number(facts['bits_per_byte'])} bits/byte); "
             f"the mean of the chunks' own perplexities is {significant(facts['mean_chunk_ppl'])}."
+            + second_axis_words(facts)
         ),
         "moments": _moments(nll, ppl),
         "figure": gallery.hang(partial(figures.landscape_histogram, facts), FULL),
@@ -65,6 +66,12 @@ def landscape_view(run: RunFolder, gallery: Gallery) -> dict[str, Any] | None:
         ],
         "left_out": left_out(run),
     }  # fmt: skip
+
+
+def second_axis_words(facts: Facts) -> str:
+    """That levels of a second axis were asked for which it does not permit; empty otherwise."""
+    fewer = facts.get("second_axis")
+    return f" {fewer['sentence']}" if fewer else ""
 
 
 def _moments(nll: Facts, ppl: Facts) -> list[tuple[str, str, str]]:

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pplscape.reporting.about_data import measured_on_valid, prediction_rows
+from pplscape.reporting.about_data import measured_on_valid, prediction_rows, second_axis_words
 from pplscape.reporting.about_outcome import strategy_rows
 from pplscape.reporting.folder import Facts, RunFolder
 from pplscape.reporting.verdict import Verdict, verdict_of
@@ -32,6 +32,8 @@ def summary(run_dir: Path | str, *, width: int = 100, color: bool = False) -> st
     console.print(escape(verdict.sentence))
     if verdict.noise:
         console.print(escape(verdict.noise))
+    if fewer := second_axis_words(run.landscape or {}):
+        console.print(escape(fewer.strip()))
     console.print(_predicted(run, verdict))
     if run.comparison:
         console.print(_measured(run.comparison))

@@ -6,6 +6,7 @@ the histogram as PNG and SVG. All losses in nats per token, sizes in tokens; see
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from pplscape.design import Fine
 from pplscape.draw.columns import AXES, axis_of_files, second, whole
 from pplscape.draw.scores import check_columns, score_files, usable
-from pplscape.errors import UserError
+from pplscape.errors import TooFewValues, UserError
 from pplscape.manifest import MANIFEST, StageFolder, read_manifest
 from pplscape.statistics import (
     Bins,
@@ -75,6 +76,7 @@ def landscape(
     out: Path | str,
     n_bins: int = 10,
     levels: int = 1,
+    fewer: bool = False,
     corpus: Path | str | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -82,8 +84,9 @@ def landscape(
     """Describe the scored pool `scores` and what `budget` tokens (`2e6`, `2M`, `10%`) of it can reach.
 
     `n_bins` equal-token bins are cut, and a finer nested set for the design of pilots; scores of `liken` or `probe` may
-    be cut a second time, each bin into `levels` of likeness or learnability. With `corpus`, a prepared folder, three
-    sample texts per bin are kept. Returns the output folder.
+    be cut a second time, each bin into `levels` of likeness or learnability; `fewer`: where that axis has too few
+    different values for so many, into fewer or none, with a warning that landscape.json keeps. With `corpus`, a
+    prepared folder, three sample texts per bin are kept. Returns the output folder.
     """
     from pplscape.draw.budget import parse_budget
 
@@ -105,7 +108,7 @@ def landscape(
         if folder.finished:
             return folder.path
         pool = read_scores(files, with_place=corpus is not None)
-        facts = describe(pool, tokens, n_bins, levels)
+        facts = (_describe_fewer if fewer else describe)(pool, tokens, n_bins, levels)
         facts["scoring"], facts["counts"] = _scoring(Path(scores)), _counts(Path(scores), corpus)
         facts["samples"] = _samples(pool, facts["bins"], Path(corpus), seed) if corpus is not None else None
         folder.write_json("landscape.json", facts)
@@ -187,6 +190,26 @@ def describe(pool: ScoredPool, budget: int, n_bins: int, levels: int = 1) -> dic
         "fine_bins": _fine_bins(fine, pool),
         "feasible": {scale: feasible_boundary(x, scale, n_budget) for scale in ("nll", "ppl")},
     }
+
+
+def _describe_fewer(pool: ScoredPool, budget: int, n_bins: int, levels: int) -> dict[str, Any]:
+    """`describe` with as many levels as leave half the bins or more: a second axis must not cost the first one."""
+    least = make_bins(pool.x, pool.length, n_bins).n / 2
+    for taken in range(levels, 1, -1):
+        try:
+            facts = describe(pool, budget, n_bins, taken)
+        except TooFewValues:
+            continue
+        if len(facts["bins"]["by_bin"]) >= least:
+            break
+    else:
+        taken, facts = 1, describe(pool, budget, n_bins)
+    if taken == levels:
+        return facts
+    became = f"{taken} were cut" if taken > 1 else "the bins are of log-perplexity alone"
+    sentence = f"{pool.axis.capitalize()} has too few different values for {levels} levels in every bin: {became}."
+    warnings.warn(sentence, stacklevel=3)
+    return facts | {"second_axis": {"axis": pool.axis, "asked": levels, "levels": taken, "sentence": sentence}}
 
 
 def _fine_bins(fine: Bins, pool: ScoredPool) -> dict[str, Any]:
@@ -378,6 +401,8 @@ def summary(facts: Mapping[str, Any]) -> str:
     cut = Bins.from_json(facts["bins"])
     if cut.levels:
         lines += ["", f"Every bin is cut again into {cut.n_levels} levels of {cut.axis} of equal tokens."]
+    if fewer := facts.get("second_axis"):
+        lines += ["", fewer["sentence"]]
     lines += ["", "| source | chunks | tokens | share | nats/token | bits/byte |", "|---|---|---|---|---|---|"]
     for row in facts["by_source"]:
         name = str(row["source"]).replace("|", "\\|")

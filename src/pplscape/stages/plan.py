@@ -12,7 +12,17 @@ import numpy as np
 
 from pplscape.adaptive import describe, evidence_of, menu_of, next_trunks, regimes_of
 from pplscape.cost import estimate
-from pplscape.design import Fine, Regime, choose_regimes, choose_sizes, diagnose, trunk_tokens
+from pplscape.design import (
+    Fine,
+    Regime,
+    candidates,
+    choose_regimes,
+    choose_sizes,
+    diagnose,
+    expected_error,
+    most_shares,
+    trunk_tokens,
+)
 from pplscape.draw.budget import parse_budget
 from pplscape.errors import UserError
 from pplscape.manifest import StageFolder, read_json
@@ -77,8 +87,14 @@ def make_plan(
     bins = Bins.from_json(facts["bins"])
     depletion = budget / facts["tokens"]
     sizes = choose_sizes(pilot_tokens, designed + random_seeds, recipe.cooldown_share, budget, recipe.step_tokens)
-    regimes = choose_regimes(fine, bins.of_cells(fine.mean), depletion, designed, random_seeds, seed, bins.n_levels)
-    return _content(facts, budget, regimes, sizes, recipe, n_params) | {"design": diagnose(regimes, sizes)}
+    coarse = bins.of_cells(fine.mean)
+    regimes = choose_regimes(fine, coarse, depletion, designed, random_seeds, seed, bins.n_levels)
+    menu = [s for _, s in candidates(fine, coarse, most_shares(fine, depletion), seed, bins.n_levels)]
+    trunks = [fine.share if r.shares is None else np.asarray(r.shares) for r in regimes]
+    member = np.eye(bins.n)[coarse]
+    error = expected_error(np.stack(trunks) @ member, np.stack(menu) @ member, fine.share @ member, len(sizes))
+    design = diagnose(regimes, sizes) | {"expected_error": error}
+    return _content(facts, budget, regimes, sizes, recipe, n_params) | {"design": design}
 
 
 def make_next_plan(
@@ -148,7 +164,8 @@ def summary(folder: Path) -> str:
     flops = ""
     if cost["flops"]:
         expected = estimate(cost["tokens"], cost["flops"] // cost["tokens"], 1).seconds
-        flops = f", {cost['flops']:.2e} FLOPs, about {expected:,.0f} s on this CPU, measuring them not counted"
+        flops = f", {cost['flops']:.2e} FLOPs, about {expected:,.0f} s"
+        flops += f" ({expected / 3600:.2f} hours) on this CPU, measuring them not counted"
     return "\n".join(
         [
             *lines,
@@ -156,10 +173,21 @@ def summary(folder: Path) -> str:
             f"{design['runs']} runs on {design['trunks']} trunks: {cost['tokens']:,} tokens{flops}",
             f"condition number {design['condition_number']:.1f}, VIF {design['vif']:.2f}, "
             f"correlation of mean and spread {design['mean_std_correlation']:+.2f}",
+            *_expected(design),
             *([content["adaptive"]["sentence"]] if "adaptive" in content else []),
             *_warnings(content),
         ]
     )
+
+
+def _expected(design: dict[str, Any]) -> list[str]:
+    """What a first plan will tell, before anything runs; what a next one will, is in its decision."""
+    if "expected_error" not in design:
+        return []
+    return [
+        f"expected: gains over random to {design['expected_error']:.2g} times the noise of a run, if the bins' worths "
+        "add up and a trunk's branches share half of their noise"
+    ]
 
 
 def _warnings(content: dict[str, Any]) -> list[str]:

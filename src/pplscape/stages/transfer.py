@@ -14,6 +14,7 @@ from pplscape.laws.choose import obstacle
 from pplscape.laws.fit import fit_form
 from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law, law_of
+from pplscape.laws.read import PER_RUN
 from pplscape.laws.table import size_classes
 from pplscape.laws.uncertainty import uncertainty
 from pplscape.manifest import StageFolder, read_json
@@ -22,7 +23,7 @@ from pplscape.reporting.about_transfer import gains_figure, summary
 from pplscape.runs import RunTable
 from pplscape.stages.fit import Tables, load_runs, read_landscape, tables_of
 
-VERSION = 1
+VERSION = 2
 REFITS = 60
 """Behind the hedge of both laws' allocations."""
 APART = 0.3
@@ -47,7 +48,7 @@ def transfer(
     ) as folder:
         if not folder.finished:
             facts = read_landscape(Path(landscape)) if landscape is not None else {}
-            small, large = (load_runs(list(t.values()), facts=facts) for t in (of_proxy, of_target))
+            small, large = (once(load_runs(list(t.values()), facts=facts)) for t in (of_proxy, of_target))
             check(small, large)
             models = _model(small, "the proxy"), _model(large, "the target")
             laws, why = _laws(small, large, seed)
@@ -61,6 +62,16 @@ def transfer(
                 folder.write_bytes("gains.svg", drawing.svg_file())
             folder.finish({"in": len(small) + len(large), "out": len(content["sizes"]), "rejected": {}})
     return Path(out)
+
+
+def once(runs: RunTable) -> RunTable:
+    """The runs without those of a trunk and size that a later table holds again; sizes are classed."""
+    if runs.group is None:
+        return runs
+    keys = zip(runs.group.tolist(), size_classes(runs.tokens).tolist(), strict=True)
+    last = np.sort(list({key: i for i, key in enumerate(keys)}.values()))
+    by_run = {k: [v[i] for i in last] for k, v in runs.meta.items() if k in PER_RUN}
+    return replace(runs.take(last), meta={**runs.meta, **by_run})
 
 
 def _model(runs: RunTable, word: str) -> dict[str, Any]:
