@@ -8,12 +8,14 @@ E and the exponents lie along a valley of nearly equal fit; how far refits scatt
 estimate happens to be: with free refits 90 % intervals at four times the largest size held the truth in 74 to 98 % of
 data sets. So the E of a refit is not fitted. It is the value that a likelihood-ratio test of the runs rejects as
 strongly as the refit's noise, to first order, moves E (`valley.Path`); the other parameters are fitted with it held, to
-losses simulated from the law that fits the runs best with that E. In a linear law both ways are the same.
+losses simulated from the law that fits the runs best with that E, and with the rest of the noise: what moved E is
+spent. In a linear law both ways are the same.
 
 Noise is the same in nats at every size and composition (unless the table states each run's), so in ln L it shrinks
 where the loss is large: taking it as relative left single compositions up to 8 points off (paper form, 32 trunks).
 
-Refits know less beforehand than the fit: priors weigh TRUST, and the weakest shrinkage is used.
+Refits know less beforehand than the fit: priors weigh TRUST, and the weakest shrinkage is used, or one drawn from its
+posterior (`shrinkage`).
 `experiments/coverage.py` measures how often the intervals hold the truth.
 """
 
