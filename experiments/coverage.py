@@ -207,9 +207,10 @@ def of_parameter(row: dict[str, Any], key: str) -> str:
 
 
 def named(row: dict[str, Any]) -> str:
-    """The form, the world where it is not the form's own, and a star on rows of an earlier method."""
+    """The form, the world where it is not the form's own, and a mark on rows of an earlier method."""
     name = f"{row['form']} in {row['truth']}" if "truth" in row else str(row["form"])
-    return name if METHOD.items() <= row.items() or "skipped" in row else name + " *"
+    lacking = [mark for mark, part in MARKS.items() if part.items() - row.items() and "skipped" not in row]
+    return " ".join([name, *lacking[:1]])
 
 
 def newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -217,7 +218,12 @@ def newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({cell_of(r): r for r in rows}.values())
 
 
-EARLIER = """Rows with * are of earlier code: noise was not spent once."""
+MARKS = {"*": {"floor": "tested"}, "°": {"errors": "spent once"}}
+"""What rows without a part of METHOD are marked with."""
+EARLIER = {
+    "*": "Rows with * were measured before refits took their E from the test.",
+    "°": "Rows with ° were measured before noise was spent once (below).",
+}
 
 
 def repeated(rows: Sequence[dict[str, Any]]) -> str:
@@ -271,7 +277,9 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         "and not above 95 % unless most are labelled.",
         "",
         table(rows),
-        *(["", f"{EARLIER} {repeated(history)}".strip()] if any(named(r).endswith("*") for r in rows) else []),
+        "",
+        *(EARLIER[mark] for mark in MARKS if any(named(r).endswith(mark) for r in rows)),
+        *filter(None, [repeated(history)]),
         "",
         stated_wrong(rows),
         "",
