@@ -54,7 +54,7 @@ CASES = (
 """World and form; `flat-0.12` is the flat world with another exponent; in `gp` every data set has a truth of its own,
 drawn from the process."""
 TRUNKS, NOISES, LEVEL = (8, 16, 32), (0.003, 0.01), 0.9
-METHOD = {"floor": "tested"}
+METHOD = {"floor": "tested", "errors": "spent once"}
 """What rows measured with the present method have; others are measured again."""
 EXPONENTS = {"aD": 0.3, "beta": 0.35}
 FLOOR = 2.2
@@ -74,18 +74,32 @@ near its place in the valley; at four times the largest size their quantiles hel
 500 data sets each). Now the E of every refit is the value that the test rejects as strongly as the refit's noise moves
 E to first order, and is held while the rest is fitted (`laws.uncertainty`).
 
+**Noise is spent once.** The part of a refit's noise that moves E is taken out of what the other parameters are fitted
+to. In a linear law they would not follow it anyway; but where E ends at 0, other terms do E's work (`dcpt`: C and
+gamma) and followed the same noise again: at four times the largest size `dcpt` held 96.6 % (8 trunks) and 96.2 % (16;
+0.01 nats) of 500 truths.
+
+**The spread of a Gaussian process is drawn too.** It is a variance of the law, as those of trunks and runs are of the
+noise, and far from the pilots an interval is as wide as the spread it assumes: refits draw it from its restricted
+likelihood (`laws.shrinkage`). With the widest spread that is tried (0.1 in ln L; here it is 0.03) `gp` held 99.6 % at 8
+trunks and 96.2 % at 16. Penalties that only settle what the runs leave open (utilities) are as weak as any tried.
+
 **What "labelled" means.** E and the exponents are labelled unidentified, all of them together, if an interval reaches
 a bound of its parameter, if that of E spans more than half of the smallest loss, or if an exponent's high end is more
 than 3 times its low end. Their intervals are given all the same, and counted in the first figure. And the runs must
 tell them wherever in its 99 % interval the true E may be: the rule is asked again of runs without noise that lie on the
 law at either end of it. Without this, where 83 to 98 % of data sets were labelled, of the others 11 to 76 % held the
 truth: those whose estimates lay by luck at a steep end of the valley. Where about nine of ten are labelled the few
-others still are such ones (the figure after the semicolon); wider intervals than 99 %, or more noise than was
-measured, leave fewer and luckier ones (tried). With few labelled, or all, the rule holds what it says.
+others still are such ones (the figure after the semicolon). No rule of one data set ends that: data sets that look
+identified where most do not are those whose noise misleads. Wider intervals than 99 %, or more noise than was measured,
+leave fewer and luckier ones. So does labelling what more than a tenth of simulated data sets would label: of 200 data
+sets (`d-only:anchored`, 32 trunks, 0.01 nats) 0.5 % instead of 9.5 % stay without a label, none of them holds the
+truth, and where E is told (16 trunks, 0.003 nats; 60 data sets) 20 % are labelled instead of 2 %. What counts for a
+reader is how often a law states E without a label and is wrong: the sentence below the table.
 
-**Above 95 %** what bounds an interval comes from outside the runs: E >= 0, ranges of exponents, the weakest shrinkage
-(`gp`), weak priors on exponents. A truth in the middle of what was believed beforehand is then held more often. Too
-wide is the harmless side."""
+**Above 95 %** what bounds an interval comes from outside the runs: E >= 0, ranges of exponents, weak priors on
+exponents. A truth in the middle of what was believed beforehand is then held more often. Too wide is the harmless
+side."""
 
 
 def asked(runs: Compositions) -> Compositions:
@@ -193,22 +207,60 @@ def of_parameter(row: dict[str, Any], key: str) -> str:
 
 
 def named(row: dict[str, Any]) -> str:
-    """The form, the world where it is not the form's own, and a star on rows of an earlier method."""
+    """The form, the world where it is not the form's own, and a mark on rows of an earlier method."""
     name = f"{row['form']} in {row['truth']}" if "truth" in row else str(row["form"])
-    return name if METHOD.items() <= row.items() or "skipped" in row else name + " *"
+    lacking = [mark for mark, part in MARKS.items() if part.items() - row.items() and "skipped" not in row]
+    return " ".join([name, *lacking[:1]])
 
 
 def newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a cell: the last that was measured."""
-    return list({(r["form"], r.get("truth"), r["trunks"], r["noise"], r["shared"]): r for r in rows}.values())
+    return list({cell_of(r): r for r in rows}.values())
 
 
-EARLIER = """Rows with * were measured before refits took their E from the test: free refits, and labels that look at
-one data set only. `by quantiles`: before E and the exponents were intervals of a test."""
+MARKS = {"*": {"floor": "tested"}, "°": {"errors": "spent once"}}
+"""What rows without a part of METHOD are marked with."""
+EARLIER = {
+    "*": "Rows with * were measured before refits took their E from the test.",
+    "°": "Rows with ° were measured before noise was spent once (below).",
+}
+
+
+def repeated(rows: Sequence[dict[str, Any]]) -> str:
+    """How far cells that were measured with the last method and with the present one differ."""
+    now = {cell_of(r): r for r in rows if METHOD.items() <= r.items()}
+    pairs = [(now[cell_of(r)], r) for r in rows if r.get("floor") and r not in now.values() and cell_of(r) in now]
+    pairs = [(new, old) for new, old in pairs if new["form"] not in ("gp", "dcpt") and "skipped" not in new]
+    if not pairs:
+        return ""
+    means, spans = (
+        max(abs(n[k] - o[k]) for n, o in pairs for k in keys) for keys in (("mean",), ("lowest", "highest"))
+    )
+    return (
+        f"{len(pairs)} cells of forms other than `gp` and `dcpt` were measured before and after: means differ by at "
+        f"most {100 * means:.1f} points, lowest and highest by {100 * spans:.1f}."
+    )
+
+
+def cell_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["form"], row.get("truth"), row["trunks"], row["noise"], row["shared"]
+
+
+def stated_wrong(rows: Sequence[dict[str, Any]]) -> str:
+    """Where most data sets are labelled: the largest share of all in which a parameter has no label and is missed."""
+    most = {}
+    for key in ("E", "exponent"):
+        few = [r for r in rows if r.get(f"{key}_unidentified", 0.0) > 0.5 and r.get(f"{key}_stated") is not None]
+        most[key] = max(((1 - r[f"{key}_unidentified"]) * (1 - r[f"{key}_stated"]) for r in few), default=0.0)
+    return (
+        "Where most data sets are labelled, those without a label whose interval misses the truth are at most "
+        f"{most['E']:.1%} (E) and {most['exponent']:.1%} (exponent) of all."
+    )
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
     """The results page: what was measured, what is off, the table."""
+    history = rows
     places = {(form, truth if "-" in truth else None): i for i, (truth, form) in enumerate(CASES)}
     rows = sorted(newest(rows), key=lambda r: (places[r["form"], r.get("truth")], r["noise"], r["trunks"]))
     sizes = sorted({(r["refits"], r["shared"]) for r in rows})
@@ -225,7 +277,11 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         "and not above 95 % unless most are labelled.",
         "",
         table(rows),
-        *(["", EARLIER] if any(named(r).endswith("*") for r in rows) else []),
+        "",
+        *(EARLIER[mark] for mark in MARKS if any(named(r).endswith(mark) for r in rows)),
+        *filter(None, [repeated(history)]),
+        "",
+        stated_wrong(rows),
         "",
         "## Off the limits",
         "",
@@ -243,7 +299,7 @@ def misses(rows: Sequence[dict[str, Any]]) -> list[str]:
         what = []
         if abs(r["mean"] - LEVEL) > 0.03:
             what.append(f"mean {r['mean']:.1%}")
-        what += [f"a composition {r[k]:.1%}" for k in ("lowest", "highest") if abs(r[k] - LEVEL) > 0.05]
+        what += [f"a composition {r[k]:.1%}" for k in ("lowest", "highest") if abs(r[k] - LEVEL) > 0.05 + 1e-9]
         for key in (k for k in ("E", "exponent") if f"{k}_stated" in r):
             if r[key] < LEVEL - 0.05 or (r[key] > LEVEL + 0.05 and r[f"{key}_unidentified"] < 0.5):
                 what.append(f"{key} {r[key]:.1%} ({r[key + '_unidentified']:.0%} labelled unidentified)")

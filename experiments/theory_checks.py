@@ -24,14 +24,13 @@ import numpy as np
 from scipy import stats
 
 from pplscape.draw.program import Utility, solve
-from pplscape.laws.choose import _bootstrap_weights
 from pplscape.laws.fit import fit_form, fit_many, setting_of
 from pplscape.laws.forms import get_form
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.laws.hull import Hull
 from pplscape.laws.law import law_of
 from pplscape.laws.optimum import arena_of, classify, optimum
-from pplscape.laws.table import frame_of, noise_weights
+from pplscape.laws.table import frame_of, labels, noise_weights
 from pplscape.laws.uncertainty import uncertainty
 from pplscape.runs import Compositions, RunTable
 
@@ -140,7 +139,7 @@ def bootstrap(data_sets: int) -> list[Row]:
             runs = worlds.table(truth, trunks=trunks, noise=NOISE, seed=seed)
             clean = worlds.true_loss(truth, runs, runs.bin_share)
             fit, setting = fit_form(spec, runs), setting_of(get_form(spec), runs)
-            weight = _bootstrap_weights(runs, 100, seed)[0] * noise_weights(runs)
+            weight = times_drawn(runs, 100, seed) * noise_weights(runs)
             theta, _, _ = fit_many(
                 setting, np.broadcast_to(np.log(runs.loss), weight.shape), weight, warm=fit.theta[None]
             )
@@ -162,6 +161,18 @@ def bootstrap(data_sets: int) -> list[Row]:
                          "width / true width, median": float(np.median(np.median(width[name], axis=0) / true_width)),
                          "widest / true": float(np.max(np.mean(width[name], axis=0) / true_width))})  # fmt: skip
     return rows
+
+
+def times_drawn(runs: RunTable, resamples: int, seed: int) -> np.ndarray:
+    """[B, n] how often a bootstrap of whole trunks draws each run; at least two trunks in and one out."""
+    trunks, members = np.unique(labels(runs, "group"), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    rows: list[np.ndarray] = []
+    while len(rows) < resamples:
+        times = np.bincount(rng.integers(len(trunks), size=len(trunks)), minlength=len(trunks))
+        if (times > 0).sum() >= 2 and (times == 0).any():
+            rows.append(times[members].astype(float))
+    return np.asarray(rows)
 
 
 def region(data_sets: int) -> list[Row]:

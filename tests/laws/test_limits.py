@@ -141,6 +141,32 @@ def test_a_path_goes_through_fits_with_e_held() -> None:
     np.testing.assert_allclose(np.sign(asked) * valley.look(row, held, own["E"])[0], asked, atol=0.05)
 
 
+def test_noise_that_moves_e_is_spent_there() -> None:
+    """What is left of an error moves E no further, and of one along E's own direction nothing is left."""
+    runs = worlds.table("flat", trunks=12, noise=0.004, seed=2)
+    fit = fit_form("d-only:anchored", runs)
+    measured, weight = np.log(runs.loss)[None], np.ones(len(runs))
+    valley, own = valley_of(setting_of(fit.form, runs), fit.theta[None], measured, weight, labels(runs, "group"))
+    error = 0.004 * np.random.default_rng(0).normal(size=(5, len(runs)))
+    score, left = valley.scores(0, error, own["E"])
+    again, same = valley.scores(0, left, own["E"])
+    assert np.abs(score).min() > 0.01
+    np.testing.assert_allclose(again, 0.0, atol=1e-9)
+    np.testing.assert_allclose(same, left, atol=1e-15)
+    np.testing.assert_allclose(valley.scores(0, error - left, own["E"])[1], 0.0, atol=1e-15)
+
+
+def test_refits_at_the_bound_of_e_do_not_spend_their_noise_twice() -> None:
+    """dcpt: with E at 0 its work is done by C and gamma. Where they follow the same noise once more, refits spread the
+    exponent of D over 1.9 times what the runs do not reject, now over 1.3 times."""
+    runs = worlds.table("replayed", trunks=8, noise=0.01, seed=0)
+    fit = fit_form("dcpt", runs)
+    ends, _ = limits_of(fit, runs)
+    draws = fit.form.params(uncertainty(fit, runs, 150).draws, fit.frame)
+    low, high = np.quantile(draws[:, fit.form.names(fit.frame).index("beta")], [0.05, 0.95])
+    assert (high - low) / (ends["beta"][1] - ends["beta"][0]) < 1.6
+
+
 def test_nothing_known_ends_at_the_bounds_and_is_labelled() -> None:
     """Two close sizes and much noise: E may be 0, the law says so, and the exponent with it."""
     runs = worlds.table("flat", trunks=6, sizes=(256e3, 512e3), noise=0.03)

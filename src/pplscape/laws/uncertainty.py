@@ -8,12 +8,14 @@ E and the exponents lie along a valley of nearly equal fit; how far refits scatt
 estimate happens to be: with free refits 90 % intervals at four times the largest size held the truth in 74 to 98 % of
 data sets. So the E of a refit is not fitted. It is the value that a likelihood-ratio test of the runs rejects as
 strongly as the refit's noise, to first order, moves E (`valley.Path`); the other parameters are fitted with it held, to
-losses simulated from the law that fits the runs best with that E. In a linear law both ways are the same.
+losses simulated from the law that fits the runs best with that E, and with the rest of the noise: what moved E is
+spent. In a linear law both ways are the same.
 
 Noise is the same in nats at every size and composition (unless the table states each run's), so in ln L it shrinks
 where the loss is large: taking it as relative left single compositions up to 8 points off (paper form, 32 trunks).
 
-Refits know less beforehand than the fit: priors weigh TRUST, and the weakest shrinkage is used.
+Refits know less beforehand than the fit: priors weigh TRUST, and the weakest shrinkage is used, or one drawn from its
+posterior (`shrinkage`).
 `experiments/coverage.py` measures how often the intervals hold the truth.
 """
 
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from pplscape.laws.fit import Fit, Setting, belief, fit_many, problem_of, setting_of, smoother
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.noise import Noise, fitted_space, noise_posterior, variance_components
+from pplscape.laws.shrinkage import chances, weakest
 from pplscape.laws.table import labels, noise_weights
 from pplscape.laws.valley import TRUST, coordinate, valley_of
 from pplscape.runs import RunTable
@@ -75,28 +78,36 @@ def refits(
     `known` noise takes the place of the posterior.
     """
     rng = np.random.default_rng(seed)
-    n_tables = len(log_loss)
-    penalty = setting.form.penalty(setting.frame)
-    weakest = np.full(n_tables, min(penalty.strengths) if penalty else 0.0)
+    n_tables, penalty = len(log_loss), setting.form.penalty(setting.frame)
     loose = replace(setting, trust=TRUST)
     weights = np.broadcast_to(weight, log_loss.shape)
-    alone, _, _ = fit_many(loose, log_loss, weights, warm=theta[:, None], strength=weakest)
-    centre, error, noise = _simulated(loose, alone, log_loss, weight, weakest, groups, resamples, rng, known)
+    candidates, chance = chances(loose, theta, log_loss, weight, groups, seed, known)
+    likely = candidates[chance.argmax(1)]
+    alone, _, _ = fit_many(loose, log_loss, weights, warm=theta[:, None], strength=likely)
+    centre, error, noise = _simulated(
+        loose, alone, log_loss, weight, weakest(loose, n_tables), groups, resamples, rng, known
+    )
     starts = np.repeat(alone[:, None], resamples, axis=1)
     floor = coordinate(setting, alone, "E")
     held = None
     if floor is not None:
         valley, _ = valley_of(setting, alone, log_loss, weight, groups, seed, known)
         for t, path in enumerate(valley.paths(floor)):
-            starts[t], centre[t] = path.at(valley.scores(t, error[t], floor))
+            score, error[t] = valley.scores(t, error[t], floor)
+            starts[t], centre[t] = path.at(score)
         held = np.zeros_like(starts)
         held[:, :, floor] = HELD * valley.curvature(floor)[:, None]
         held = held.reshape(-1, held.shape[2])
     many = loose
     if isinstance(loose.noise, np.ndarray):
         many = replace(loose, delta=np.repeat(loose.delta, resamples, axis=0), noise=np.repeat(loose.noise, resamples))
-    strength, warm = np.repeat(weakest, resamples), starts.reshape(-1, starts.shape[2])
+    strength = np.repeat(likely, resamples)
+    if len(candidates) > 1:
+        strength = np.concatenate([rng.choice(candidates, size=resamples, p=each) for each in chance])
+    warm = starts.reshape(-1, starts.shape[2])
     believed = _believed(loose, strength, rng)
+    if penalty is not None and penalty.estimated:  # centred on the fit: it is shrunk already, and would be so twice
+        believed = believed + np.where(np.diag(penalty.matrix) > 0, warm, 0.0)
     if floor is not None:
         believed[:, floor] = warm[:, floor]
     draws, _, _ = fit_many(
@@ -143,10 +154,12 @@ def _simulated(
 
 def _believed(setting: Setting, strength: Floats, rng: np.random.Generator) -> Floats:
     """What each refit believes of theta [B, p]: drawn from the belief, so that what only it decides varies."""
-    precision, centre = belief(setting, strength[:1])
-    values, vectors = np.linalg.eigh(precision[0])
+    distinct, which = np.unique(strength, return_inverse=True)
+    precision, centre = belief(setting, distinct)
+    values, vectors = np.linalg.eigh(precision)
     spread = np.where(values > 1e-12, 1 / np.sqrt(np.maximum(values, 1e-12)), 0.0)
-    return centre + (rng.normal(size=(len(strength), len(centre))) * spread) @ vectors.T
+    drawn = rng.normal(size=(len(strength), len(centre))) * spread[which]
+    return centre + np.einsum("bq,bpq->bp", drawn, vectors[which])
 
 
 def middle(draws: Floats, level: float) -> tuple[Floats, Floats]:

@@ -23,6 +23,7 @@ from pplscape.laws.forms.base import Floats
 from pplscape.laws.identified import EXPONENTS
 from pplscape.laws.noise import Noise, fitted_space, noise_posterior
 from pplscape.laws.polish import Problem, polish
+from pplscape.laws.shrinkage import likeliest
 
 TRUST = 0.25
 """Weight of a form's prior where intervals are made: its spread is twice as wide as in the fit. An estimate may lean on
@@ -160,15 +161,18 @@ class Valley:
         variance = self.trunk[rows] ** 2 * (sums**2).sum(1)[:, None]
         return np.sqrt(variance + self.run[rows] ** 2 * (pushed**2).sum(1)[:, None])
 
-    def scores(self, t: int, error: Floats, i: int) -> Floats:
-        """Normal scores [B] of where errors [B, n] of ln L move coordinate i of table t, to first order."""
+    def scores(self, t: int, error: Floats, i: int) -> tuple[Floats, Floats]:
+        """(normal scores [B] of where errors [B, n] of ln L move coordinate i of table t, to first order; the errors
+        without the part that moves it)."""
         row = np.array([t])
         problem = self.problem.rows(row)
         jacobian = problem.form.evaluate(self.theta[row], problem.data, problem.frame)[1]
         assert jacobian is not None
-        pushed = problem.weight * others_out(problem, self.theta[row], jacobian, i)[0]
+        alone = others_out(problem, self.theta[row], jacobian, i)[0]
+        pushed = problem.weight * alone
         moved = error @ pushed[0]
-        return np.sign(moved) * _normal(np.abs(moved)[:, None], self._spread(row, pushed))
+        scores = np.sign(moved) * _normal(np.abs(moved)[:, None], self._spread(row, pushed))
+        return scores, error - np.outer(moved / max(float(np.sum(pushed * alone)), 1e-300), alone[0])
 
     def curvature(self, i: int) -> Floats:
         """Curvature [T] of the objective along coordinate i with all others at rest."""
@@ -279,15 +283,16 @@ def valley_of(
 ) -> tuple[Valley, Mapping[str, int]]:
     """The valley of T tables [T, n] near fits theta [T, p], and the coordinates of those of `names` that are one."""
     own = {name: i for name in names if (i := coordinate(setting, theta, name)) is not None}
-    return Valley.of(_unbelieving(setting, log_loss, weight, list(own.values())), theta, groups, seed, known), own
-
-
-def _unbelieving(setting: Setting, log_loss: Floats, weight: Floats, own: Sequence[int]) -> Problem:
-    """The refits' problem (`uncertainty.refits`) without what is believed of the parameters in question."""
-    penalty = setting.form.penalty(setting.frame)
-    weakest = np.full(len(log_loss), min(penalty.strengths) if penalty else 0.0)
     loose = replace(setting, trust=TRUST)
-    problem = problem_of(loose, log_loss, np.broadcast_to(weight, log_loss.shape), weakest)
+    strength = likeliest(loose, theta, log_loss, weight, groups, seed, known)
+    return Valley.of(
+        _unbelieving(loose, log_loss, weight, strength, list(own.values())), theta, groups, seed, known
+    ), own
+
+
+def _unbelieving(loose: Setting, log_loss: Floats, weight: Floats, strength: Floats, own: Sequence[int]) -> Problem:
+    """The refits' problem (`uncertainty.refits`) without what is believed of the parameters in question."""
+    problem = problem_of(loose, log_loss, np.broadcast_to(weight, log_loss.shape), strength)
     ridge = problem.ridge.copy()
     ridge[:, own, :] = 0.0
     ridge[:, :, own] = 0.0

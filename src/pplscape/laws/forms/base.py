@@ -58,6 +58,8 @@ class Penalty:
 
     matrix: Floats
     strengths: tuple[float, ...]
+    estimated: bool = False
+    """The spread is a variance of the law itself: refits draw it from its posterior (`shrinkage`), not the weakest."""
 
 
 @dataclass(frozen=True)
