@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pplscape.errors import UserError
+from pplscape.laws.damage import without_first_damage
 from pplscape.laws.forms.base import Floats
 from pplscape.laws.suspect import suspicions
-from pplscape.laws.table import labels
+from pplscape.laws.table import PER_RUN, labels
 from pplscape.runs import RunTable
 
 Columns = dict[str, list[Any]]
@@ -36,8 +37,6 @@ NUMBERS = (
 LISTS = ("bin_tokens", "bin_unique_tokens")
 TRAINED = ("model", "weights", "proxy_of")
 """What says whose losses the runs are; only runs.jsonl has them together."""
-PER_RUN = ("schedule", "lr", "run_id", "pool_tokens")
-"""What `RunTable.meta` holds as lists, one entry a run."""
 LEAST_RUNS = 4
 MOST_RUNS = 2000
 """Beyond any published table: more rows are logged steps, not runs, and fitting costs the square of their number."""
@@ -87,6 +86,10 @@ def read_runs(
         arrays["seed"] = arrays["seed"].astype(np.int64)
     runs = RunTable(**arrays, bins_hash=bins_hash, meta=meta)
     _check(runs, path)
+    runs, harmed = without_first_damage(runs)
+    if harmed:
+        skipped.extend(harmed)
+        warnings.append(_skipped_words(harmed))
     warnings.extend(suspicions(runs))
     return runs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,15 @@ from pplscape.runs import RunTable
 
 SIZE_GAP = 0.05
 """Pilots of one planned size differ by a few tokens: sizes whose ln D differ by less are one size."""
+
+PER_RUN = ("schedule", "lr", "run_id", "pool_tokens")
+"""What `RunTable.meta` holds as lists, one entry a run."""
+
+
+def rows_of(runs: RunTable, rows: NDArray[np.intp]) -> RunTable:
+    """Some of the runs, with what `meta` holds of each."""
+    by_run = {k: [v[i] for i in rows] for k, v in runs.meta.items() if k in PER_RUN}
+    return replace(runs.take(rows), meta={**runs.meta, **by_run})
 
 
 def labels(runs: RunTable, kind: str) -> NDArray[np.str_]:

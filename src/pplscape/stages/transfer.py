@@ -14,8 +14,7 @@ from pplscape.laws.choose import obstacle
 from pplscape.laws.fit import fit_form
 from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law, law_of
-from pplscape.laws.read import PER_RUN
-from pplscape.laws.table import size_classes
+from pplscape.laws.table import rows_of, size_classes
 from pplscape.laws.uncertainty import uncertainty
 from pplscape.manifest import StageFolder, read_json
 from pplscape.proxy import TRUST, compare, laws_transferred
@@ -70,8 +69,7 @@ def once(runs: RunTable) -> RunTable:
         return runs
     keys = zip(runs.group.tolist(), size_classes(runs.tokens).tolist(), strict=True)
     last = np.sort(list({key: i for i, key in enumerate(keys)}.values()))
-    by_run = {k: [v[i] for i in last] for k, v in runs.meta.items() if k in PER_RUN}
-    return replace(runs.take(last), meta={**runs.meta, **by_run})
+    return rows_of(runs, last)
 
 
 def _model(runs: RunTable, word: str) -> dict[str, Any]:
