@@ -87,6 +87,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     error: RuntimeError, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
+    engine.lanes = 1  # what several do is in test_lanes.py
     chunks = _chunks([100] * 25 + [3, 60, 250, 7], 400)
     expected = engine.nll(chunks)
     real, sizes = engine._batch_nll, []
