@@ -29,7 +29,7 @@ model. *short*: sentences of abstracts; *mixed*: abstracts, articles, question-a
 tokens; *long*: full chunks of articles. The peers `padded` and `lm-eval` get the faster of two batch sizes, chosen on
 the same texts; ours is not tuned. Data-Juicer scores one document a forward pass and puts no BOS before it: its first
 token is not scored, and its error is against our scores without BOS. Ours computes as many batches at a time as there
-are threads (lanes) where there are two for each, which the long cells of 50k and 152k have not.
+are threads (lanes) where there are two for each, which long-152k has not.
 """
 TAIL = """
 *of matmul*: FLOPs of all linear layers, causal attention and head over the time, against plain `torch.matmul` of the

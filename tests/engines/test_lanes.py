@@ -15,7 +15,6 @@ import transformers
 from engines.test_memory import Largest
 
 from pplscape.engines import likelihood
-from pplscape.engines.base import length_buckets
 from pplscape.engines.lanes import LANE_BYTES, in_lanes, keeps_state, lanes_for
 from pplscape.engines.learner import TransformersLearner
 from pplscape.engines.packed import can_pack
@@ -102,6 +101,22 @@ def test_lanes_of_one_thread_score_as_one_thread(
 
 
 @packs
+def test_batches_are_the_same_for_any_number_of_threads(tiny_model_dir: Path, threads: Callable[[int], None]) -> None:
+    """Little text makes batches of 512 tokens, more text larger ones, and never larger than 2,048."""
+    engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
+    sizes = {}
+    for n in (4, 64, 500):
+        rows = [engine._row(np.full(250, 5, np.int32))] * n
+        cut = {}
+        for count in (1, 3):
+            threads(count)
+            cut[count] = [len(b) for b in engine._batches(rows)]
+        assert cut[1] == cut[3]
+        sizes[n] = max(cut[1])
+    assert sizes == {4: 512 // 250, 64: 64 * 250 // 16 // 250, 500: 2048 // 250}
+
+
+@packs
 def test_few_batches_take_all_threads_one_after_the_other(
     tiny_model_dir: Path, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +129,7 @@ def test_few_batches_take_all_threads_one_after_the_other(
         return real(rows, train)
 
     monkeypatch.setattr(engine, "_batch_nll", spy)
-    engine.nll([np.full(250, 5, np.int32)] * 24)  # eight a batch
+    engine.nll([np.full(250, 5, np.int32)] * 6)  # two a batch
     assert seen == [(2, True)] * 3
     assert engine.nll([]) == []
 
@@ -126,7 +141,7 @@ def test_an_error_in_a_lane_names_its_batch(
     threads(2)
     engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
     chunks, real = _chunks(), engine._batch_nll
-    third = length_buckets([len(c) for c in chunks], engine.batch_tokens)[2]
+    third = engine._batches([engine._row(c) for c in chunks])[2]
 
     def failing(rows: Any, train: bool = False) -> torch.Tensor:
         if rows[0].n_inputs == len(chunks[third[0]]):

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
 from pplscape.engines.head import head_is_plain, head_logits, scaled_logits
-from pplscape.engines.lanes import EACH, in_lanes, keeps_state, lanes_for
+from pplscape.engines.lanes import EACH, MOST, in_lanes, keeps_state, lanes_for
 from pplscape.engines.likelihood import tiled_nll
 from pplscape.engines.loading import cannot_load, load_model_config, n_parameters, weights_hash
 from pplscape.engines.packed import can_pack, multiply, pack, widest
@@ -37,7 +37,8 @@ LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 """Upper bound on the fp32 logits alive at once in training."""
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Positions of a batch. On a CPU activations of more than 32 MiB are returned to the kernel after every use."""
-
+FEW_TOKENS = 512
+"""Positions that a batch may have however little text there is; products of fewer rows are slower."""
 
 NO_IDS: Ids = np.empty(0, np.int32)
 
@@ -205,12 +206,19 @@ class TransformersEngine:
         rows = [self._row(chunk, contexts[i] if contexts else NO_IDS) for i, chunk in enumerate(chunks)]
         self._check_lengths(rows)
         results: list[Nll] = [np.empty(0, np.float32)] * len(chunks)
-        batches = length_buckets([r.n_inputs for r in rows], self.batch_tokens)
+        batches = self._batches(rows)
         for batch, values in zip(batches, self._computed([[rows[i] for i in b] for b in batches]), strict=True):
             ends = np.cumsum([rows[i].n_targets for i in batch])
             for i, part in zip(batch, np.split(values, ends[:-1]), strict=True):
                 results[i] = part
         return results
+
+    def _batches(self, rows: Sequence[Row]) -> list[NDArray[np.intp]]:
+        """Which rows are computed together. On a CPU little text makes smaller batches, enough for all lanes that any
+        machine may have: so they are the same everywhere."""
+        lengths = [r.n_inputs for r in rows]
+        share = max(FEW_TOKENS, sum(lengths) // (EACH * MOST)) if self.device == "cpu" else self.batch_tokens
+        return length_buckets(lengths, self.batch_tokens, min(share, self.batch_tokens))
 
     def _computed(self, batches: Sequence[Sequence[Row]]) -> list[Nll]:
         """NLL of each batch, row after row; in lanes if there are enough batches and memory allows."""
