@@ -1,9 +1,9 @@
 """Why the engine multiplies with oneDNN, cuts its head into tiles and does not compile: each beside the other way.
 
-    python benchmarks/kernels.py [--rounds 7] [--out benchmarks/results/kernels.json]
+    python benchmarks/kernels.py [--rounds 3] [--out benchmarks/results/kernels.json]
 
 Products: torch.matmul (MKL in fp32) and the packed oneDNN product at the shapes of a 768-wide layer. Head: vocabulary
-and cross-entropy of 1,024 positions of width 768, V columns, fp32, forward only: tiles as the engine cuts them, slices
+and cross-entropy of 512 positions of width 512, V columns, fp32, forward only: tiles as the engine cuts them, slices
 of whole rows of the same 4 MiB and of 64 MiB, all logits at once, F.linear_cross_entropy. Forward: our engine, the
 plain model and the plain model under torch.compile (dynamic shapes) on the same batches of two lengths; training:
 forward and backward of the plain model with and without torch.compile. Contestants take turns; medians. Time to compile
@@ -33,6 +33,8 @@ from pplscape.flow import model_path
 OUT = Path(__file__).parent / "results" / "kernels.json"
 SHAPES = ((40, 768, 2048), (512, 768, 2048), (2048, 768, 768))
 """Rows, inputs, outputs of a product."""
+HEAD = (512, 512)
+"""Positions and width."""
 BATCHES = ((8, 256), (32, 48))
 """Rows and tokens of a batch."""
 
@@ -75,8 +77,9 @@ def heads(n: int) -> list[dict[str, Any]]:
     """GFLOP/s of the product that the head is, cross-entropy and all else in its time."""
     found = []
     for vocabulary in (50_304, 151_936):
-        hidden, weight = torch.randn(1024, 768), torch.randn(vocabulary, 768) / 28
-        targets = torch.randint(vocabulary, (1024,))
+        positions, width = HEAD
+        hidden, weight = torch.randn(positions, width), torch.randn(vocabulary, width) / width**0.5
+        targets = torch.randint(vocabulary, (positions,))
         ours = partial(tiled_nll, hidden, targets, vocabulary, lambda h, a, b, w=weight: multiply(h, w[a:b]))
         ways: dict[str, Work] = {"tiles": ours}
         ways["tiles, torch.matmul"] = partial(
@@ -90,7 +93,7 @@ def heads(n: int) -> list[dict[str, Any]]:
             )
         with torch.inference_mode():
             times = rounds(ways, n)
-        flops = 2 * 1024 * 768 * vocabulary
+        flops = 2 * positions * width * vocabulary
         found.append({"vocabulary": vocabulary, **{k: round(flops / t / 1e9, 1) for k, t in times.items()}})
     return found
 
@@ -143,7 +146,7 @@ def passes(n: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=OUT)
     told = parser.parse_args()
     about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": told.rounds}

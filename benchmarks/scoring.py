@@ -1,7 +1,7 @@
 """How fast scoring is, beside a loop, a padded script, lm-eval and Data-Juicer.
 
     python benchmarks/scoring.py make --models MODELS            # models and texts, not timed; needs PPLSCAPE_DATA
-    python benchmarks/scoring.py run --models MODELS [CELL...]   # -> results/scoring.jsonl; resumes
+    python benchmarks/scoring.py run --models MODELS [CELL...]   # -> results/scoring.jsonl; resumes, --again replaces
     python benchmarks/scoring.py table                           # -> docs/results/scoring-speed.md
 
 `run` needs lm-eval and py-data-juicer in its environment; what is not installed is left out and named. A cell is a
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gzip
+import hashlib
 import itertools
 import json
 import os
@@ -30,7 +31,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "scoring.jsonl", HERE.parent / "docs" / "results" / "scoring-speed.md"
-EMBEDDED = HERE.parent / "src" / "pplscape" / "embedded" / "base-2.6m"
+SOURCE = HERE.parent / "src" / "pplscape"
+EMBEDDED = SOURCE / "embedded" / "base-2.6m"
 REPETITIONS, WINDOW = 3, 512
 TOKENS = {"short": 2_000, "mixed": 3_000, "long": 2_000}
 MODELS = {"50k": (50_304, 512, 8), "152k": (151_936, 512, 8), "124m": (50_304, 768, 12)}
@@ -126,15 +128,14 @@ class Contestant:
         return min(batches, key=lambda b: self.run(texts, b)["seconds"])
 
 
-def run(folder: Path, cells: list[str], n_rounds: int) -> None:
-    done = {r["cell"] for r in _rows()}
+def run(folder: Path, cells: list[str], n_rounds: int, again: bool) -> None:
+    done = set() if again else {r["cell"] for r in _rows()}
     todo = [c for c in cells if c not in done]
     for model, group in itertools.groupby(todo, key=lambda c: CELLS[c][1]):
         with _team(EMBEDDED if model == "2.6m" else folder / model, _names(model)) as team:
             for cell in group:
-                row = measure(folder, cell, team, n_rounds)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                rows = [*(r for r in _rows() if r["cell"] != cell), measure(folder, cell, team, n_rounds)]
+                RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _names(model: str) -> Sequence[str]:
@@ -186,7 +187,7 @@ def measure(folder: Path, cell: str, team: dict[str, Contestant], n_rounds: int)
     return {
         "cell": cell, "missing": [n for n in wanted if n not in team], "texts": len(expected),
         "squares": _squares(texts), "shape": MODELS.get(model), "load": os.getloadavg()[0], "found": found,
-        **_machine(),
+        "code": code(), **_machine(),
     }  # fmt: skip
 
 
@@ -201,6 +202,12 @@ def _squares(texts: Path) -> int:
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED)
     return sum(len(ids) ** 2 for ids in tokenizer(json.loads(texts.read_text()))["input_ids"])
+
+
+def code() -> str:
+    """Fingerprint of what is measured."""
+    parts = [SOURCE / "engines" / f"{n}.py" for n in ("base", "head", "lanes", "likelihood", "packed", "transformers")]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in [*parts, SOURCE / "scoring.py"])).hexdigest()[:12]
 
 
 def _machine() -> dict[str, Any]:
@@ -234,15 +241,16 @@ def main() -> None:
     parser.add_argument("cells", nargs="*", default=list(CELLS), metavar="CELL", help=", ".join(CELLS))
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--rounds", type=int, default=REPETITIONS)
+    parser.add_argument("--again", action="store_true", help="measure cells anew that have a row")
     told = parser.parse_intermixed_args()
     if told.verb == "make":
         make(told.models)
     elif told.verb == "run":
-        run(told.models, told.cells, told.rounds)
+        run(told.models, told.cells, told.rounds, told.again)
     else:
         from scoring_page import page
 
-        PAGE.write_text(page(_rows()))
+        PAGE.write_text(page(_rows(), code()))
         print(PAGE.read_text())
 
 

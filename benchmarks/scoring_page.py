@@ -28,7 +28,8 @@ demo's tokenizer (4,096 tokens), so that targets use a part of the columns, whic
 model. *short*: sentences of abstracts; *mixed*: abstracts, articles, question-answer pages and textbooks cut to 512
 tokens; *long*: full chunks of articles. The peers `padded` and `lm-eval` get the faster of two batch sizes, chosen on
 the same texts; ours is not tuned. Data-Juicer scores one document a forward pass and puts no BOS before it: its first
-token is not scored, and its error is against our scores without BOS.
+token is not scored, and its error is against our scores without BOS. Ours computes as many batches at a time as there
+are threads (lanes) where there are two for each, which long-152k has not.
 """
 TAIL = """
 *of matmul*: FLOPs of all linear layers, causal attention and head over the time, against plain `torch.matmul` of the
@@ -39,7 +40,8 @@ Not run: CUDA{unrun}.
 """
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(rows: list[dict[str, Any]], code: str) -> str:
+    """`code`: fingerprint of today's scoring; cells measured with another are named."""
     cells = {r["cell"]: r for r in rows}
     last = next(reversed(cells.values()))
     versions = ", ".join(f"{n} {v}" for n, v in last["versions"].items() if v)
@@ -47,6 +49,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     unrun = "".join(f", {w}-{m}" for m in ("50k", "152k", "2.6m") for w in GOALS if f"{w}-{m}" not in cells)
     parts = [HEAD.format(machine=machine), _goals(cells), _table(cells), _lower(cells)]
     parts.append(TAIL.format(unrun=unrun))
+    earlier = [name for name, cell in cells.items() if cell.get("code") != code]
+    if earlier:
+        parts.append(f"Measured with earlier code: {', '.join(earlier)}.\n")
     missing = sorted({m for c in cells.values() for m in c["missing"]})
     if missing:
         parts.append(f"Not run, because not installed or failing: {', '.join(missing)}.\n")

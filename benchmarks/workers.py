@@ -1,16 +1,17 @@
 """Scoring with one and with several workers: tokens/s and what they cost before the first token.
 
 The embedded model scores a corpus of equal parts (text of this environment, repeated until there is enough), in fp32:
-one process with two threads, two processes with one, both here and as Ray actors, one process with one thread for the
-scaling. Scores must be the same bytes for equal threads. Rates are taken twice: of the whole command, and after every
-worker has finished its first part, which leaves out starting.
+one process with two threads (two lanes of one), two processes with one, both here and as Ray actors, one process with
+one thread for the scaling. Scores must be the same bytes in all ways. Rates are taken twice: of the whole command, and
+after every worker has finished its first part, which leaves out starting.
 
-    python benchmarks/workers.py --parts 12
+    python benchmarks/workers.py [--parts 8] [--only Ray]    # --only: ways whose name begins so; the other rows stay
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -78,35 +79,46 @@ def measure(prepared: Path, out: Path, way: dict[str, Any]) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 2), "first_part": round(when[0] - start, 2), "tokens": sum(tokens.values()),
         "whole_rate": round(sum(tokens.values()) / seconds), "steady_rate": round(steady),
-        "processes": len(read_manifest(out)["run"]["parts"]),
+        "processes": len(read_manifest(out)["run"]["parts"]), "data": _digest(read_manifest(out)["files"]),
+        "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
+
+
+def _digest(files: Any) -> str:
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
+
+
+def kept(result: Path, parts: int) -> dict[str, Any]:
+    """The rows of an earlier run of the same corpus size."""
+    earlier = json.loads(result.read_text()) if result.exists() else {}
+    return earlier["ways"] if earlier.get("parts") == parts else {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", type=int, default=12)
-    parser.add_argument("--part-bytes", type=int, default=100_000)
+    parser.add_argument("--parts", type=int, default=8)
+    parser.add_argument("--part-bytes", type=int, default=60_000)
+    parser.add_argument("--only", default="", metavar="PREFIX")
     parser.add_argument("--result", type=Path, default=RESULT)
     given = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as scratch:
         prepared = corpus(Path(scratch), given.parts, given.part_bytes)
-        found, data = {}, {}
-        for name, way in WAYS.items():
-            out = Path(scratch) / name.replace(" ", "")
-            found[name] = measure(prepared, out, way)
-            data.setdefault(way["threads"], set()).add(json.dumps(read_manifest(out)["files"]))
-            print(name, found[name], flush=True)
-        machine = {"cores": len(os.sched_getaffinity(0)), "cpu": platform.processor(), "load": os.getloadavg()[0]}
         parts = len(Prepared(prepared).parts("pool"))
-        same = all(len(files) == 1 for files in data.values())
-        result = {"ways": found, "parts": parts, "same_bytes_for_equal_threads": same, **machine}
+        found = kept(given.result, parts) if given.only else {}
+        for name, way in WAYS.items():
+            if name.startswith(given.only):
+                found[name] = measure(prepared, Path(scratch) / name.replace(" ", ""), way)
+                print(name, found[name], flush=True)
+    machine = {"cores": len(os.sched_getaffinity(0)), "cpu": platform.processor()}
+    same = len({row.get("data") for row in found.values()}) == 1
     given.result.parent.mkdir(exist_ok=True)
-    given.result.write_text(json.dumps(result, indent=1) + "\n")
-    print("| way | tokens/s, whole | tokens/s, steady | first part after, s |\n|---|---|---|---|")
-    for name, row in found.items():
+    given.result.write_text(json.dumps({"ways": found, "parts": parts, "same_bytes": same, **machine}, indent=1) + "\n")
+    print("| way | tokens/s, whole command | tokens/s, steady | first part after, s |\n|---|---|---|---|")
+    for name in (n for n in WAYS if n in found):
+        row = found[name]
         print(f"| {name} | {row['whole_rate']:,} | {row['steady_rate']:,} | {row['first_part']} |")
-    print("same bytes for equal threads:", same)
+    print("same bytes:", same)
 
 
 if __name__ == "__main__":

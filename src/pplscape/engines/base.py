@@ -100,8 +100,9 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
     return [np.asarray(e.ids, dtype=np.int32) for e in encoded]
 
 
-def length_buckets(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.intp]]:
-    """Cut items into batches of similar length: rows x longest <= max_tokens (one row at least).
+def length_buckets(lengths: Sequence[int], max_tokens: int, most: int | None = None) -> list[NDArray[np.intp]]:
+    """Cut items into batches of similar length: rows x longest <= max_tokens (one row at least), and <= `most`, which
+    leaves the other limits as they are.
 
     Longest first, ties by position: a pure function of the lengths. A batch ends early where its items are SHORTER than
     its longest, unless it is too small to be worth computing. Right padding then costs little, and under causal
@@ -109,12 +110,12 @@ def length_buckets(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.i
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     sorted_lengths = np.asarray(lengths, dtype=np.int64)[order]
-    least = min(WORTHWHILE, max_tokens // 8)
+    least, most = min(WORTHWHILE, max_tokens // 8), most or max_tokens
     batches, start = [], 0
     while start < len(order):
         longest = max(1, int(sorted_lengths[start]))
         similar = int(np.searchsorted(-sorted_lengths, -longest * (1 - SHORTER), side="right"))
-        end = min(start + max(1, max_tokens // longest), max(similar, start + -(-least // longest), start + 1))
+        end = min(start + max(1, most // longest), max(similar, start + -(-least // longest), start + 1))
         batches.append(order[start:end])
         start = end
     return batches

@@ -113,16 +113,16 @@ def _reference(engine: Any, chunks: Sequence[Ids]) -> tuple[list[Nll], float]:
 @contextmanager
 def _watched(model: torch.nn.Module) -> Iterator[Callable[[], float]]:
     """Gives a function that tells the largest absolute finite value seen by any module so far."""
-    largest = [0.0]
+    seen = [0.0]  # appended to, because forward passes may run beside one another
 
     def see(module: torch.nn.Module, inputs: Any, outputs: Any) -> None:
         for value in (*inputs, *(outputs if isinstance(outputs, tuple) else (outputs,))):
             if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
-                largest[0] = max(largest[0], float(value.detach().abs().nan_to_num(0, 0).max()))
+                seen.append(float(value.detach().abs().nan_to_num(0, 0).max()))
 
     hooks = [m.register_forward_hook(see) for m in model.modules()]
     try:
-        yield lambda: largest[0]
+        yield lambda: max(seen)
     finally:
         for hook in hooks:
             hook.remove()

@@ -70,3 +70,8 @@ def pack(model: Any, dtype: torch.dtype, n_vocabulary: int) -> bool:
         except (RuntimeError, AttributeError):  # a layer whose weight is read, not only multiplied with
             return False
     return torch.allclose(found, expected, atol=tolerance, rtol=tolerance, equal_nan=True)
+
+
+def widest(model: Any) -> int:
+    """The most inputs or outputs of any packed layer."""
+    return max((max(m.weight.shape) for m in model.modules() if isinstance(m, PackedLinear)), default=0)

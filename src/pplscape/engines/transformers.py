@@ -1,8 +1,9 @@
 """Scoring with any Hugging Face causal language model.
 
 A row is BOS + context + chunk, padded on the right. Attention is causal, so padding needs no mask and chunks never see
-one another. Batches are cut by length, so that little is padded, and halved where memory is too small. The vocabulary
-head runs in tiles: the full [batch, length, vocabulary] logits never exist.
+one another. Batches are cut by length, so that little is padded, and halved where memory is too small; on a CPU several
+are computed at a time (`lanes`). The vocabulary head runs in tiles: the full [batch, length, vocabulary] logits never
+exist.
 
 Shapes: B rows, T positions, N = scored positions of a batch, d hidden size, V vocabulary.
 """
@@ -10,10 +11,11 @@ Shapes: B rows, T positions, N = scored positions of a batch, d hidden size, V v
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +26,10 @@ from torch.utils.checkpoint import checkpoint
 
 from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
 from pplscape.engines.head import head_is_plain, head_logits, scaled_logits
+from pplscape.engines.lanes import EACH, MOST, in_lanes, keeps_state, lanes_for
 from pplscape.engines.likelihood import tiled_nll
 from pplscape.engines.loading import cannot_load, load_model_config, n_parameters, weights_hash
-from pplscape.engines.packed import can_pack, multiply, pack
+from pplscape.engines.packed import can_pack, multiply, pack, widest
 from pplscape.errors import UserError
 from pplscape.text.tokenizer import first_token_bytes, load_tokenizer, model_name, tokenizer_hash
 
@@ -34,7 +37,8 @@ LOGIT_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 """Upper bound on the fp32 logits alive at once in training."""
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Positions of a batch. On a CPU activations of more than 32 MiB are returned to the kernel after every use."""
-
+FEW_TOKENS = 512
+"""Positions that a batch may have however little text there is; products of fewer rows are slower."""
 
 NO_IDS: Ids = np.empty(0, np.int32)
 
@@ -63,6 +67,8 @@ class Work:
     inputs: int = 0
     padding: int = 0
     halvings: int = 0
+    lanes: int = 1
+    """Batches computed at a time."""
 
 
 def row_of(prefix: list[int], chunk: Ids, context: Ids = NO_IDS) -> Row:
@@ -101,6 +107,7 @@ class TransformersEngine:
         self.prefix = self._prefix(bos)
         self.batch_tokens = BATCH_TOKENS[self.device]
         self.work = Work()
+        self._counting = threading.Lock()
         self._packed = False
         self.facts = EngineFacts(
             engine="transformers",
@@ -199,24 +206,65 @@ class TransformersEngine:
         rows = [self._row(chunk, contexts[i] if contexts else NO_IDS) for i, chunk in enumerate(chunks)]
         self._check_lengths(rows)
         results: list[Nll] = [np.empty(0, np.float32)] * len(chunks)
-        with torch.inference_mode(), self._autocast():
-            for batch in length_buckets([r.n_inputs for r in rows], self.batch_tokens):
-                taken = [rows[i] for i in batch]
-                values = self._fitting(taken).numpy()
-                ends = np.cumsum([r.n_targets for r in taken])
-                for i, part in zip(batch, np.split(values, ends[:-1]), strict=True):
-                    results[i] = part
+        batches = self._batches(rows)
+        for batch, values in zip(batches, self._computed([[rows[i] for i in b] for b in batches]), strict=True):
+            ends = np.cumsum([rows[i].n_targets for i in batch])
+            for i, part in zip(batch, np.split(values, ends[:-1]), strict=True):
+                results[i] = part
         return results
 
+    def _batches(self, rows: Sequence[Row]) -> list[NDArray[np.intp]]:
+        """Which rows are computed together. On a CPU little text makes smaller batches, enough for all lanes that any
+        machine may have: so they are the same everywhere."""
+        lengths = [r.n_inputs for r in rows]
+        share = max(FEW_TOKENS, sum(lengths) // (EACH * MOST)) if self.device == "cpu" else self.batch_tokens
+        return length_buckets(lengths, self.batch_tokens, min(share, self.batch_tokens))
+
+    def _computed(self, batches: Sequence[Sequence[Row]]) -> list[Nll]:
+        """NLL of each batch, row after row; in lanes if there are enough batches and memory allows."""
+        if batches and len(batches) >= EACH * self.lanes > EACH:
+            self.work.lanes = self.lanes
+            try:
+                return in_lanes(partial(self._in_any_thread, self._at_once), batches, self.lanes)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+            warnings.warn("Out of memory: one batch is computed at a time from now on.", stacklevel=3)
+            self.lanes = self.work.lanes = 1
+        return [self._in_any_thread(self._fitting, rows) for rows in batches]
+
+    @cached_property
+    def lanes(self) -> int:
+        """Batches computed at a time: on a CPU, by forward passes that leave the network as it was."""
+        network = self.model
+        if not self._packed or not self._head_is_plain or keeps_state(network):
+            return 1
+        return lanes_for(torch.get_num_threads(), 4 * BATCH_TOKENS["cpu"] * widest(network))
+
+    def _in_any_thread(self, compute: Callable[[Sequence[Row]], torch.Tensor], rows: Sequence[Row]) -> Nll:
+        """What `compute` gives; an error tells of which batch."""
+        try:
+            with torch.inference_mode(), self._autocast():
+                return compute(rows).numpy()
+        except Exception as error:
+            error.add_note(f"In a batch of {len(rows)} chunks of up to {rows[0].n_inputs} tokens.")
+            raise
+
+    def _at_once(self, rows: Sequence[Row]) -> torch.Tensor:
+        """`_batch_nll` of rows, longest first, on the CPU, counted."""
+        values = self._batch_nll(rows).float().cpu()
+        inputs = sum(r.n_inputs for r in rows)
+        with self._counting:
+            self.work.inputs += inputs
+            self.work.padding += len(rows) * rows[0].n_inputs - inputs
+        return values
+
     def _fitting(self, rows: Sequence[Row]) -> torch.Tensor:
-        """`_batch_nll` of rows, longest first, in halves where memory is too small; later batches are cut smaller."""
+        """`_at_once`, in halves where memory is too small; later batches are cut smaller."""
         positions = len(rows) * rows[0].n_inputs
         if len(rows) == 1 or positions <= self.batch_tokens:
             try:
-                values = self._batch_nll(rows).float().cpu()
-                self.work.inputs += sum(r.n_inputs for r in rows)
-                self.work.padding += positions - sum(r.n_inputs for r in rows)
-                return values
+                return self._at_once(rows)
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if not out_of_memory(error):
                     raise
