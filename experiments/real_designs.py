@@ -251,7 +251,7 @@ def branches_table(real: Real, rows: list[Row]) -> str:
             cells = [interval(a, JUDGED[c], "+") for a, c in zip(away, columns, strict=True)]
             text.append(f"| {n}, {m} | " + " | ".join(cells) + " |")
     text.append("\nTokens that separate runs need, as a multiple of those of branches, for the same\n")
-    text += ["| " + " | ".join(SAVED) + " |", "|---" * len(SAVED) + "|"]
+    text += ["| error of losses | regret |", "|---" * len(SAVED) + "|"]
     text.append("| " + " | ".join(saved(real, values, key) for key in SAVED) + " |")
     return "\n".join([*text, "", noise_table(real)])
 
@@ -272,7 +272,7 @@ def saved(real: Real, values: Callable[[str, int, str], np.ndarray], key: str) -
         slope = (fitted[0][0] + fitted[1][0]) / 2
         times.append(float(np.exp((np.polyval(fitted[0], middle) - np.polyval(fitted[1], middle)) / slope)))
     low, high = np.quantile(times[1:], [0.05, 0.95])
-    return f"{times[0]:.2f} [{low:.2f}, {high:.2f}], slope {slope:.2f}"
+    return f"{times[0]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def noise_table(real: Real) -> str:
