@@ -98,8 +98,9 @@ truth, and where E is told (16 trunks, 0.003 nats; 60 data sets) 20 % are labell
 reader is how often a law states E without a label and is wrong: the sentence below the table.
 
 **Above 95 %** what bounds an interval comes from outside the runs: E >= 0, ranges of exponents, weak priors on
-exponents. A truth in the middle of what was believed beforehand is then held more often. Too wide is the harmless
-side."""
+exponents. A truth in the middle of what was believed beforehand is then held more often, and predictions that hang on
+such an E inherit some of it (`dcpt`, 16 trunks, 0.01 nats: E may be 0 and is held in 97.4 % of data sets, random at
+four times the largest size in 95.2 %, two standard errors 1.9). Too wide is the harmless side."""
 
 
 def asked(runs: Compositions) -> Compositions:
@@ -222,7 +223,7 @@ MARKS = {"*": {"floor": "tested"}, "°": {"errors": "spent once"}}
 """What rows without a part of METHOD are marked with."""
 EARLIER = {
     "*": "Rows with * were measured before refits took their E from the test.",
-    "°": "Rows with ° were measured before noise was spent once (below).",
+    "°": "Rows with ° were measured before noise was spent once (below), or `gp` with a coarser basis.",
 }
 
 
