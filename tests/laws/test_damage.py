@@ -1,5 +1,7 @@
 """Runs that rise above the base's loss before they fall below it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import worlds
@@ -15,6 +17,7 @@ def runs(loss: list[float], group: list[str] | None) -> RunTable:
     n = len(loss)
     return RunTable(
         tokens=np.tile([1e5, 2e5, 4e5], n // 3), loss=np.array(loss), base_loss=np.full(n, 4.0),
+        bin_tokens=np.outer(np.tile([1e5, 2e5, 4e5], n // 3), [0.5, 0.5]),
         group=None if group is None else np.repeat(group, 3), meta={"run_id": [f"r{i}" for i in range(n)]},
     )  # fmt: skip
 
@@ -36,6 +39,12 @@ def test_seed_noise_above_the_base_stays() -> None:
 @pytest.mark.parametrize("group", [None, ["a"]])
 def test_a_table_without_trunks_or_without_damage_is_as_it_was(group: list[str] | None) -> None:
     table = runs([4.5, 3.95, 3.9] if group is None else [3.99, 3.95, 3.9], group)
+    assert without_first_damage(table)[0] is table
+
+
+def test_a_table_without_bins_is_as_it_was() -> None:
+    """Laws of moments are not anchored at the base's loss."""
+    table = replace(runs([4.5, 4.2, 3.9], ["a"]), bin_tokens=None)
     assert without_first_damage(table)[0] is table
 
 
