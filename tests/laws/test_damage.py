@@ -23,12 +23,18 @@ def runs(loss: list[float], group: list[str] | None) -> RunTable:
 
 
 def test_only_what_is_mended_later_is_left_out() -> None:
-    table = runs([4.5, 4.2, 3.9, 4.5, 4.4, 4.3, 3.9, 3.8, 3.7], ["mended", "harmed", "good"])
+    good = [3.9, 3.8, 3.7]
+    table = runs([4.5, 4.2, 3.9, 4.5, 4.4, 4.3, *good, *good], ["mended", "harmed", "good", "another"])
     kept, left_out = without_first_damage(table)
     assert [r["run"] for r in left_out] == ["r0", "r1"]
     assert {r["reason"] for r in left_out} == {REASON}
-    assert kept.meta["run_id"] == ["r2", "r3", "r4", "r5", "r6", "r7", "r8"]
+    assert kept.meta["run_id"] == [f"r{i}" for i in range(2, 12)]
     assert kept.loss.tolist() == table.loss[2:].tolist()
+
+
+def test_harm_of_many_trunks_is_the_trainings() -> None:
+    table = runs([4.5, 4.2, 3.9, 4.4, 3.9, 3.8, 3.9, 3.8, 3.7, 3.9, 3.8, 3.7], ["a", "b", "c", "d"])
+    assert without_first_damage(table)[0] is table
 
 
 def test_seed_noise_above_the_base_stays() -> None:

@@ -16,6 +16,8 @@ REASON = "above the base model's loss, below which its trunk falls with more tok
 
 NOISES, USUAL = 3.0, 0.003
 """So many times the relative seed noise, and the noise where no regime is repeated."""
+MOST = 0.25
+"""Where a larger share of the trunks rises first it is the training that does harm (its rate, say), not a text."""
 
 
 def without_first_damage(runs: RunTable) -> tuple[RunTable, list[dict[str, Any]]]:
@@ -25,14 +27,15 @@ def without_first_damage(runs: RunTable) -> tuple[RunTable, list[dict[str, Any]]
     The laws anchored at L0 fall from it, or rise where utilities are negative, but do not do both: the misfit of one
     such trunk would be taken for noise everywhere (of a pool with 60 % dirt three times the noise, and so a stronger
     hedge and more dirt). A trunk that stays above L0 stays whole: that is harm that a utility can say. So does what is
-    above it by less than NOISES times the seed noise: leaving out unlucky runs alone would flatter.
+    above it by less than NOISES times the seed noise: leaving out unlucky runs alone would flatter. Nothing is left out
+    where more than MOST of the trunks rose.
     """
     if runs.base_loss is None or runs.bin_tokens is None:
         return runs, []
     groups, above = labels(runs, "group"), np.log(runs.loss / runs.base_loss) > NOISES * (seed_noise(runs) or USUAL)
     mended = {g: runs.tokens[(groups == g) & ~above].max(initial=0.0) for g in set(groups[above].tolist())}
     harmed = above & np.array([n < mended.get(g, 0.0) for g, n in zip(groups.tolist(), runs.tokens, strict=True)])
-    if not harmed.any():
+    if not 0 < len(set(groups[harmed])) <= MOST * len(set(groups)):
         return runs, []
     names = runs.meta.get("run_id") or [f"run {i + 1}" for i in range(len(runs))]
     left_out = [{"run": str(names[i]), "reason": REASON} for i in np.flatnonzero(harmed)]
