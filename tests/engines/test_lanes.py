@@ -78,6 +78,30 @@ def test_the_first_error_ends_all(threads: Callable[[int], None]) -> None:
     assert torch.get_num_threads() == _threads_of_a_new_thread() == 2
 
 
+def test_a_lane_that_cannot_begin_is_an_error_and_no_endless_wait(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads(2)
+    real, calls = torch.set_num_threads, []
+
+    def failing(n: int) -> None:
+        calls.append(n)
+        if n == 1 and calls.count(1) == 2:  # the second lane
+            raise RuntimeError("no more threads")
+        real(n)
+
+    monkeypatch.setattr(torch, "set_num_threads", failing)
+    with pytest.raises(RuntimeError):
+        in_lanes(str, range(8), 2)
+    assert torch.get_num_threads() == _threads_of_a_new_thread() == 2
+
+
+def test_fewer_threads_than_lanes(threads: Callable[[int], None]) -> None:
+    """As where the number was lowered after an engine had its lanes."""
+    threads(1)
+    assert in_lanes(lambda item: torch.get_num_threads(), range(4), 2) == [1] * 4
+
+
 def _chunks(n: int = 40) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.integers(1, 400, length).astype(np.int32) for length in rng.integers(2, 250, n)]

@@ -47,19 +47,28 @@ def in_lanes(work: Callable[[Item], Result], items: Sequence[Item], lanes: int) 
 
     Grad modes and autocast belong to threads too, so `work` has to set its own.
     """
+    assert len(items) >= lanes, "a lane without an item would never begin"
     threads = torch.get_num_threads()
     ready = threading.Barrier(lanes + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread's first call takes the process' number; only then one of its own stays
-        torch.set_num_threads(threads // lanes)
-        ready.wait()
+        try:
+            torch.get_num_threads()  # a thread's first call takes the process' number; only then one of its own stays
+            torch.set_num_threads(max(1, threads // lanes))  # fewer threads than lanes: lowered since they were counted
+            ready.wait()
+        except BaseException:
+            ready.abort()
+            raise
 
     with ThreadPoolExecutor(lanes, initializer=begin) as pool:
-        running: list[Any] = [pool.submit(work, item) for item in items]
-        ready.wait()
-        torch.set_num_threads(threads)  # lanes have changed the process' number, which later threads take
         try:
+            running: list[Any] = [pool.submit(work, item) for item in items]
+            ready.wait()
+            torch.set_num_threads(threads)  # lanes have changed the process' number, which threads begun meanwhile take
             return [future.result() for future in running]
+        except BaseException:
+            ready.abort()  # lanes that still wait for one that cannot begin would wait for ever
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
