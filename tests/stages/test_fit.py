@@ -166,6 +166,24 @@ def test_a_size_or_a_name_may_be_missing(tmp_path: Path, rows: list[dict[str, An
     assert nameless.group is None
 
 
+def test_runs_of_first_damage_are_left_out_and_named(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    """A trunk above the base's loss but for its largest size; what goes by run stays with its run."""
+    hurt = [r | {"pool_tokens": 10 * i, "base_loss": 4.8} for i, r in enumerate(rows)]
+    size = max(r["tokens"] for r in hurt)
+    for row in hurt:
+        row["loss"] = 4.7 if row["tokens"] == size else 4.6 if row["group"] != "t4" else 5.2
+    path = write(tmp_path / "runs.jsonl", hurt)
+    runs, out = read_runs(path), [r["run_id"] for r in hurt if r["loss"] == 5.2]
+    assert [s["run"] for s in runs.meta["skipped"]] == out
+    assert any(f"2 runs left out: {out[0]} (above the base" in w for w in runs.meta["warnings"])
+    assert runs.meta["run_id"] == [r["run_id"] for r in hurt if r["loss"] < 5]
+    assert runs.meta["pool_tokens"] == [r["pool_tokens"] for r in hurt if r["loss"] < 5]
+    assert len(read_runs(path, whole=True)) == len(hurt)
+    few = write(tmp_path / "few.jsonl", [r for r in hurt if r["group"] == "t4"] + hurt[:1])
+    with pytest.raises(UserError, match=r"2 usable runs; a law needs 4.* left out: "):
+        read_runs(few)
+
+
 def broken(change: dict[str, Any], every: bool = True) -> Any:
     return lambda rows: [r | change if every or i == 0 else r for i, r in enumerate(rows)]
 

@@ -198,6 +198,24 @@ def test_a_trunk_given_twice_counts_once(bench: dict[str, Path], tmp_path: Path)
     assert once(nameless) is nameless
 
 
+def test_runs_that_laws_leave_out_are_compared(
+    bench: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A regime that first harms the base: no law of the base follows that, but it speaks against the proxy."""
+    monkeypatch.setattr("pplscape.stages.transfer.REFITS", 5)
+    rows = _rows(bench["base runs"])
+    name = next(r["regime"] for r in rows if r["regime"] != "random")
+    least, base = min(r["tokens"] for r in rows if r["regime"] == name), max(r["loss"] for r in rows) + 0.1
+    hurt = [r | {"base_loss": base} for r in rows]
+    first = next(r for r in hurt if r["regime"] == name and r["tokens"] == least)
+    first["loss"] = 1.2 * base
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in hurt))
+    assert first["run_id"] not in load_runs(tmp_path / "runs.jsonl").meta["run_id"]
+    compared = _verdict(transfer(bench["small runs"], tmp_path / "runs.jsonl", out=tmp_path / "t"))["sizes"][0]
+    assert name in [r["regime"] for r in compared["regimes"]]
+    assert name not in compared["untried"]
+
+
 def test_the_two_tables_must_belong_together(bench: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Both tables are runs of base"):
         transfer(bench["base runs"], bench["base runs"], out=tmp_path / "t")

@@ -45,15 +45,17 @@ POSITIVE = ("base_loss", "nll_mean", "ppl_mean", "nll_std", "ppl_std", "n_params
 
 
 def read_runs(
-    path: Path | str | Sequence[Path | str], columns: Mapping[str, str] | None = None, scale: str | None = None
-) -> RunTable:
+    path: Path | str | Sequence[Path | str], columns: Mapping[str, str] | None = None, scale: str | None = None,
+    *, whole: bool = False,
+) -> RunTable:  # fmt: skip
     """The runs of a table, or of several under each other (a later round of pilots).
 
     `columns` maps keys (`loss D mu sigma N U L0 r group regime noise bins=PREFIX*`, or names of runs.jsonl) to the
     table's columns, `mu` and `sigma` being on `scale` (default ppl).
 
     Failed runs and losses that are not finite are skipped; how many and which is in `meta["skipped"]`, what else is
-    worth knowing in `meta["warnings"]`. UserError if the rest cannot be fitted.
+    worth knowing in `meta["warnings"]`. So are runs of first damage (`laws.damage`), which laws cannot follow; `whole`
+    keeps those, for comparisons of what was measured. UserError if the rest cannot be fitted.
     """
     paths = [path] if isinstance(path, (Path, str)) else path
     path, table = _read_all(paths)
@@ -86,10 +88,11 @@ def read_runs(
         arrays["seed"] = arrays["seed"].astype(np.int64)
     runs = RunTable(**arrays, bins_hash=bins_hash, meta=meta)
     _check(runs, path)
-    runs, harmed = without_first_damage(runs)
+    runs, harmed = (runs, []) if whole else without_first_damage(runs)
     if harmed:
         skipped.extend(harmed)
         warnings.append(_skipped_words(harmed))
+        _check_count(len(runs), path, warnings)
     warnings.extend(suspicions(runs))
     return runs
 

@@ -91,9 +91,11 @@ def load_runs(
     columns: Mapping[str, str] | None = None,
     scale: str | None = None,
     facts: Mapping[str, Any] | None = None,
+    *,
+    whole: bool = False,
 ) -> RunTable:
     """`read_runs` with the pool's bin shares: from a landscape's facts, else from the random runs, else equal bins."""
-    runs = read_runs(path, columns, scale)
+    runs = read_runs(path, columns, scale, whole=whole)
     if runs.bin_tokens is None:
         return runs
     bins = (facts or {}).get("bins")

@@ -11,6 +11,7 @@ import numpy as np
 
 from pplscape.errors import UserError
 from pplscape.laws.choose import obstacle
+from pplscape.laws.damage import without_first_damage
 from pplscape.laws.fit import fit_form
 from pplscape.laws.forms import get_form
 from pplscape.laws.law import Law, law_of
@@ -47,7 +48,8 @@ def transfer(
     ) as folder:
         if not folder.finished:
             facts = read_landscape(Path(landscape)) if landscape is not None else {}
-            small, large = (once(load_runs(list(t.values()), facts=facts)) for t in (of_proxy, of_target))
+            tables = (list(t.values()) for t in (of_proxy, of_target))
+            small, large = (once(load_runs(t, facts=facts, whole=True)) for t in tables)
             check(small, large)
             models = _model(small, "the proxy"), _model(large, "the target")
             laws, why = _laws(small, large, seed)
@@ -116,6 +118,7 @@ def composition(runs: RunTable) -> dict[str, np.ndarray]:
 def _laws(proxy: RunTable, target: RunTable, seed: int) -> tuple[dict[str, Any] | None, str | None]:
     """(`laws_transferred` at the largest shared size, None), or (None, the reason why not)."""
     form = get_form("utility")
+    proxy, target = (without_first_damage(runs)[0] for runs in (proxy, target))
     for runs, word in ((proxy, "proxy"), (target, "target")):
         reason = obstacle(form, runs)[0]
         if reason:
