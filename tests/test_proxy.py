@@ -118,6 +118,10 @@ def test_losses_that_tie_agree_on_nothing() -> None:
         assert "nan" not in json.dumps(found).lower()
 
 
+def test_a_pair_that_ties_for_one_model_counts_half() -> None:
+    assert agreement(one_size([np.array([0.0, 0.0, 1.0, 2.0]), np.arange(4.0)]))["pairs"] == pytest.approx(5.5 / 6)
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 def test_the_ceiling_is_what_noisy_twins_reach(correlation: float) -> None:
     """4,000 regimes whose true losses agree perfectly: the measured correlation is the ceiling."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, norm, rankdata
+from scipy.stats import norm, rankdata
 
 from pplscape.draw.auto import hedge_of, utility_of
 from pplscape.draw.hedge import allocate
@@ -183,11 +183,13 @@ def ceiling(size: Size, noise: Noise) -> float:
 
 def agreement(size: Size) -> dict[str, Any]:
     """Rank agreement at one size, with an interval over regimes; pairs: share in the same order, ties count half."""
-    rho, tau = float(spearman(*size.loss)), float(kendalltau(*size.loss).statistic)
+    rho, (proxy, target) = float(spearman(*size.loss)), size.loss
     low, high = spearman_interval(rho, len(size.regimes))
+    one, other = np.triu_indices(len(size.regimes), 1)
+    same = np.sign(proxy[one] - proxy[other]) * np.sign(target[one] - target[other])
     return {
         "spearman": {"mean": rho, "low": low, "high": high},
-        "pairs": 0.5 if np.isnan(tau) else (tau + 1) / 2,
+        "pairs": float((1 + same.mean()) / 2),
         "ceiling": ceiling(size, size.noise) if size.noise else None,
     }
 
