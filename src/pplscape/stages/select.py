@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pplscape.runs import RunTable
     from pplscape.stages.fit import Tables
 
-VERSION = 8
+VERSION = 9
 EXPORT = "export"
 """Folder of an export that is made at once; a stage folder of its own."""
 
