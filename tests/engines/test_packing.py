@@ -120,6 +120,13 @@ def test_a_row_too_large_for_memory_is_a_users_error(tiny_model_dir: Path, monke
         engine.nll(_chunks([40, 40], 400))
 
 
+def test_what_this_machine_says_when_memory_is_out_is_known() -> None:
+    """Not what the other tests make it say: its own words, of more than any machine can address."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert module.out_of_memory(caught.value), str(caught.value)
+
+
 def test_other_errors_are_not_taken_for_memory(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
     monkeypatch.setattr(engine.model.base_model, "forward", lambda **_: torch.zeros(2) @ torch.zeros(3))

@@ -39,6 +39,8 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Positions of a batch. On a CPU activations of more than 32 MiB are returned to the kernel after every use."""
 FEW_TOKENS = 512
 """Positions that a batch may have however little text there is; products of fewer rows are slower."""
+NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""What torch's allocator says on a CPU: with posix_memalign (Linux, macOS), and elsewhere."""
 
 NO_IDS: Ids = np.empty(0, np.int32)
 
@@ -354,4 +356,4 @@ class TransformersEngine:
 
 def out_of_memory(error: Exception) -> bool:
     """True for the errors with which torch says that memory is out, on either device."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
