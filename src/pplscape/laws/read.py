@@ -88,11 +88,12 @@ def read_runs(
         arrays["seed"] = arrays["seed"].astype(np.int64)
     runs = RunTable(**arrays, bins_hash=bins_hash, meta=meta)
     _check(runs, path)
-    runs, harmed = (runs, []) if whole else without_first_damage(runs)
-    if harmed:
-        skipped.extend(harmed)
-        warnings.append(_skipped_words(harmed))
-        _check_count(len(runs), path, warnings)
+    if not whole:
+        runs, harmed = without_first_damage(runs)
+        if harmed:
+            skipped.extend(harmed)
+            warnings.append(_skipped_words(harmed))
+            _check_count(len(runs), path, warnings)
     warnings.extend(suspicions(runs))
     return runs
 
