@@ -35,6 +35,17 @@ def test_restricted_likelihood_is_that_of_contrasts() -> None:
     np.testing.assert_allclose(found - found[0, 0], expected - expected[0, 0], atol=1e-8)
 
 
+def test_noise_of_nothing_tells_the_spread_too() -> None:
+    """Pilots that repeat one another, f with a spread of 0.03 and no noise: their covariance has no inverse."""
+    rng = np.random.default_rng(0)
+    features, free = np.repeat(rng.normal(size=(6, 6)), 2, axis=0), np.ones((12, 1))
+    told, strengths = features @ rng.normal(0, 0.03, 6), np.array([0.003, 0.01, 0.03, 0.1]) ** -2
+    groups, none = np.repeat(list("abcdef"), 2), np.zeros(1)
+    found = restricted(told, free, features @ features.T, strengths, groups, none, none)
+    assert np.isfinite(found).all()
+    assert found.argmax() == 2
+
+
 def test_the_runs_tell_the_spread_of_their_process() -> None:
     """Candidates 0.003, 0.01, 0.03, 0.1: worlds drawn with 0.03, and one without any f."""
     for truth, likely in (("gp", 0.03), ("flat", 0.003)):

@@ -18,6 +18,9 @@ from pplscape.laws.noise import Noise, fitted_space, noise_posterior
 
 NOISES = 20
 """Draws of the noise that the posterior of the spread is averaged over."""
+LEAST_NOISE = 1e-6
+"""Of a run, in ln L: estimates may be 0 (`noise.variance_components`), and pilots that repeat one another would then
+leave nothing to invert."""
 
 
 def weakest(setting: Setting, n_tables: int) -> Floats:
@@ -82,7 +85,7 @@ def restricted(
     """Restricted log likelihood [R, K] of told [n] = free [n, k] b + f + noise, f of covariance kernel [n, n] over
     strength, noise of a trunk's and a run's standard deviations [R]."""
     same = (groups[:, None] == groups[None, :]).astype(float)
-    noise = trunk[:, None, None] ** 2 * same + np.maximum(run, 1e-12)[:, None, None] ** 2 * np.eye(len(told))
+    noise = trunk[:, None, None] ** 2 * same + np.maximum(run, LEAST_NOISE)[:, None, None] ** 2 * np.eye(len(told))
     covariance = noise[:, None] + kernel / strengths[:, None, None]
     left, singular, _ = np.linalg.svd(free, full_matrices=False)
     design = left[:, singular > 1e-8 * max(singular.max(initial=0.0), 1e-300)]
