@@ -286,6 +286,8 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         "",
         "## Off the limits",
         "",
+        "A share of 95 % (85 %) of 500 data sets has a standard error of 1.0 (1.6) points.",
+        "",
     ]
     return (
         "\n".join([*lines, *(misses(rows) or ["None."]), "", WHY, "", "## Forms that are not there", "", UNMEASURED])

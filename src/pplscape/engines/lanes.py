@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
@@ -62,13 +62,22 @@ def in_lanes(work: Callable[[Item], Result], items: Sequence[Item], lanes: int) 
 
     with ThreadPoolExecutor(lanes, initializer=begin) as pool:
         try:
-            running: list[Any] = [pool.submit(work, item) for item in items]
-            ready.wait()
+            running = _begun(pool, work, items, ready)
             torch.set_num_threads(threads)  # lanes have changed the process' number, which threads begun meanwhile take
             return [future.result() for future in running]
-        except BaseException:
-            ready.abort()  # lanes that still wait for one that cannot begin would wait for ever
-            raise
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
+
+
+def _begun(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Sequence[Item], ready: threading.Barrier
+) -> list[Future[Result]]:
+    """The items' futures once every lane has begun."""
+    try:
+        running = [pool.submit(work, item) for item in items]
+        ready.wait()
+    except BaseException:
+        ready.abort()  # lanes that still wait for one that cannot begin would wait for ever
+        raise
+    return running
