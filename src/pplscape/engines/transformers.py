@@ -223,9 +223,11 @@ class TransformersEngine:
         return length_buckets(lengths, self.batch_tokens, min(share, self.batch_tokens))
 
     def _computed(self, batches: Sequence[Sequence[Row]]) -> list[Nll]:
-        """NLL of each batch, row after row; in lanes if there are enough batches and memory allows."""
-        if batches and len(batches) >= EACH * self.lanes > EACH:
+        """NLL of each batch, row after row; in lanes if there are enough batches, none of a row too long for their
+        bound, and memory allows."""
+        if len(batches) >= EACH * self.lanes > EACH and max(map(_positions, batches)) <= BATCH_TOKENS["cpu"]:
             self.work.lanes = self.lanes
+            _ = self._packed_head  # made before lanes ask for it together
             try:
                 return in_lanes(partial(self._in_any_thread, self._at_once), batches, self.lanes)
             except RuntimeError as error:
@@ -352,6 +354,11 @@ class TransformersEngine:
                 max_new_tokens=length, pad_token_id=self.tokenizer.eos_token_id or 0,
             )  # fmt: skip
         return self.tokenizer.batch_decode(written[:, 1:], skip_special_tokens=True)
+
+
+def _positions(rows: Sequence[Row]) -> int:
+    """Positions of a batch, padding included; rows are longest first."""
+    return len(rows) * rows[0].n_inputs
 
 
 def out_of_memory(error: Exception) -> bool:

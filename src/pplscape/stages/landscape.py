@@ -102,6 +102,7 @@ def landscape(
     inputs = {"scores": Path(scores)} | ({"corpus": Path(corpus)} if corpus is not None else {})
     config = {"budget": tokens, "n_bins": n_bins, "histogram_cells": HISTOGRAM_CELLS}
     config |= {"levels": levels} if levels > 1 else {}
+    config |= {"fewer": True} if levels > 1 and fewer else {}
     with StageFolder(
         Path(out), stage="landscape", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:

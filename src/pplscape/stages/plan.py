@@ -31,7 +31,8 @@ from pplscape.stages.fit import Tables, load_runs, tables_of
 from pplscape.statistics import Bins
 from pplscape.training.schedule import Recipe
 
-VERSION = 1
+VERSION, ADAPTIVE_VERSION = 1, 2
+"""Of first plans, and of those that follow runs."""
 
 
 def plan(
@@ -63,8 +64,9 @@ def plan(
     if runs is not None:
         config |= {"designed": None, "random_seeds": None, "forms": list(forms) if forms else None}
         inputs |= tables_of(runs)
+    version = VERSION if runs is None else ADAPTIVE_VERSION
     with StageFolder(
-        Path(out), stage="plan", version=VERSION, config=config, inputs=inputs, seed=seed, overwrite=overwrite
+        Path(out), stage="plan", version=version, config=config, inputs=inputs, seed=seed, overwrite=overwrite
     ) as folder:
         if not folder.finished:
             if runs is None:

@@ -85,18 +85,22 @@ def _train(run: Run, folder: StageFolder) -> Progressed:
         return run.train()
     except FloatingPointError as error:
         good = folder.partial / "last-good"
-        run.learner.save(good)
+        _save(run.learner, good)
         raise UserError(
             f"Training diverged ({error}); the weights before that step are in {good}. Give a lower --learning-rate "
             "and --overwrite."
         ) from None
 
 
-def _finish(learner: Learner, folder: StageFolder, done: Progressed, chunks: int, facts: dict[str, Any]) -> None:
+def _save(learner: Learner, path: Path) -> None:
     try:
-        learner.save(folder.partial / "model")
+        learner.save(path)
     except OSError as error:
-        raise cannot_write(folder.partial / "model", error) from error
+        raise cannot_write(path, error) from error
+
+
+def _finish(learner: Learner, folder: StageFolder, done: Progressed, chunks: int, facts: dict[str, Any]) -> None:
+    _save(learner, folder.partial / "model")
     if not is_first():
         return
     Checkpoints(folder.partial / "checkpoints").clear()
