@@ -93,7 +93,7 @@ class Flow:
         )  # fmt: skip
         landscape(
             self.scores, budget=c.budget, out=out / "landscape", n_bins=c.bins, levels=c.levels if self.axis else 1,
-            fewer=c.second_axis == "auto", corpus=out / "prepared", **self.again,
+            fewer=True, corpus=out / "prepared", **self.again,
         )  # fmt: skip
 
     @cached_property
