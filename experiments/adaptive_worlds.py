@@ -22,9 +22,9 @@ import numpy as np
 
 from pplscape.adaptive import Evidence, Menu, evidence_of, menu_of, next_trunks, question_of
 from pplscape.design import trunk_tokens
+from pplscape.landscape_facts import describe
 from pplscape.laws.fit import fit_form
 from pplscape.runs import RunTable
-from pplscape.stages.landscape import describe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import landscapes

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from pplscape.adaptive import Menu
+from pplscape.landscape_facts import ScoredPool
 from pplscape.runs import Compositions, RunTable
-from pplscape.stages.landscape import ScoredPool
 
 BUDGET, BASE, FLOOR, BETA = 100_000, 4.5, 3.0, 0.35
 SIZES = (12_500, 25_000, 50_000, 100_000)

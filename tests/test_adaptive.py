@@ -30,10 +30,10 @@ from pplscape.adaptive import (
 )
 from pplscape.design import draw_shares, trunk_tokens
 from pplscape.errors import UserError
+from pplscape.landscape_facts import ScoredPool, describe
 from pplscape.laws.fit import setting_of
 from pplscape.laws.information import Knowledge, believed, derivatives
 from pplscape.laws.table import labels
-from pplscape.stages.landscape import ScoredPool, describe
 from pplscape.statistics import Bins, moments
 
 ROOT = Path(__file__).parents[1]

@@ -13,11 +13,12 @@ from pplscape.cost import prepared_tokens
 from pplscape.draw.budget import parse_budget
 from pplscape.draw.strategies import BY_TEXT
 from pplscape.errors import UserError
+from pplscape.landscape_facts import FINER
 from pplscape.manifest import read_json, read_manifest, write_atomic
 from pplscape.stages.compare import compare
 from pplscape.stages.evaluate import evaluate
 from pplscape.stages.fit import fit
-from pplscape.stages.landscape import FINER, landscape
+from pplscape.stages.landscape import landscape
 from pplscape.stages.liken import liken
 from pplscape.stages.pilot import pilot
 from pplscape.stages.plan import plan

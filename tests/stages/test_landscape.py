@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pplscape.errors import StaleOutput, UserError
+from pplscape.landscape_facts import feasible_boundary
 from pplscape.reporting.about_data import second_axis_words
 from pplscape.schema import LIKENED, SCORES
-from pplscape.stages.landscape import feasible_boundary, landscape
+from pplscape.stages.landscape import landscape
 from pplscape.statistics import Bins, moments, winsor_limits
 
 
