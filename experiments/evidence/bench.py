@@ -34,7 +34,7 @@ from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
-from .cells import LIKENED, PROBED, RUN, Cell, arguments
+from .cells import LIKENED, PROBED, ROUNDS, RUN, Cell, arguments
 from .setting import Setting
 
 COMPOSITION_STREAM = 11_001
@@ -107,17 +107,25 @@ class Bench:
                 scores, budget=f"{100 * s.budget:g}%", out=folder / "landscape", n_bins=s.bins, levels=s.levels,
                 corpus=self._corpus_of(method),
             )  # fmt: skip
-        ps.plan(
-            folder / "landscape", budget=self.budget, pilot_tokens=s.pilots["tokens"], designed=s.pilots["designed"],
-            random_seeds=s.pilots["random_seeds"], recipe=s.train_recipe, out=folder / "plan", seed=s.seed,
-            n_params=self.learner.facts.n_params,
-        )  # fmt: skip
-        ps.pilot(
-            folder / "plan", model=s.model_path, scores=scores, corpus=self._corpus_of(method),
-            out=folder / "pilots", heldout=self.valid_files, engine=s.engine, seed=s.seed,
-        )  # fmt: skip
+        runs: list[Path] = []
+        rounds = 2 if method.endswith(ROUNDS) else 1
+        for end in ("", "-2")[:rounds]:
+            ps.plan(
+                folder / "landscape", budget=self.budget, pilot_tokens=s.pilots["tokens"] // rounds,
+                designed=s.pilots["designed"] // rounds, random_seeds=-(-s.pilots["random_seeds"] // rounds),
+                runs=runs or None, recipe=s.train_recipe, out=folder / f"plan{end}", seed=s.seed,
+                n_params=self.learner.facts.n_params,
+            )  # fmt: skip
+            decision = read_json(folder / f"plan{end}" / "plan.json", "plan").get("adaptive")
+            if decision and decision["state"] != "open":
+                break
+            ps.pilot(
+                folder / f"plan{end}", model=s.model_path, scores=scores, corpus=self._corpus_of(method),
+                out=folder / f"pilots{end}", heldout=self.valid_files, engine=s.engine, seed=s.seed,
+            )  # fmt: skip
+            runs.append(folder / f"pilots{end}" / "runs.jsonl")
         return ps.fit(
-            folder / "pilots" / "runs.jsonl", out=folder / "law", bootstrap=s.bootstrap,
+            runs, out=folder / "law", bootstrap=s.bootstrap,
             landscape=folder / "landscape" / "landscape.json", seed=s.seed,
         )  # fmt: skip
 
@@ -221,7 +229,7 @@ class Bench:
         ps.select(
             self._scores_of(cell.method), budget=budget, out=out,
             law=fitted / "law" / "law.json" if law else None,
-            runs=fitted / "pilots" / "runs.jsonl" if runs else None,
+            runs=sorted(fitted.glob("pilots*/runs.jsonl")) if runs else None,
             resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True, **asked,
             **({"corpus": self.folder / "prepared", "target": self.valid_files} if cell.method == "dsir" else {}),
         )  # fmt: skip
