@@ -34,7 +34,8 @@ RESULTS, PAGE = HERE / "results" / "scoring.jsonl", HERE.parent / "docs" / "resu
 SOURCE = HERE.parent / "src" / "pplscape"
 EMBEDDED = SOURCE / "embedded" / "base-2.6m"
 REPETITIONS, WINDOW = 3, 512
-TOKENS = {"short": 2_000, "mixed": 3_000, "long": 2_000}
+TOKENS = {"short": 4_000, "mixed": 3_000, "long": 2_000}
+"""Short texts: enough for two batches a thread also where a model gets half of it."""
 MODELS = {"50k": (50_304, 512, 8), "152k": (151_936, 512, 8), "124m": (50_304, 768, 12)}
 """Vocabulary, width, layers: 51, 103 and 124 M parameters."""
 PEERS = ("loop", "padded", "lm-eval", "data-juicer")

@@ -5,7 +5,7 @@ one process with two threads (two lanes of one), two processes with one, both he
 one thread for the scaling. Scores must be the same bytes in all ways. Rates are taken twice: of the whole command, and
 after every worker has finished its first part, which leaves out starting.
 
-    python benchmarks/workers.py [--parts 8] [--only Ray]    # --only: ways whose name begins so; the other rows stay
+    python benchmarks/workers.py [--parts 8]
 """
 
 from __future__ import annotations
@@ -88,35 +88,26 @@ def _digest(files: Any) -> str:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
 
 
-def kept(result: Path, parts: int) -> dict[str, Any]:
-    """The rows of an earlier run of the same corpus size."""
-    earlier = json.loads(result.read_text()) if result.exists() else {}
-    return earlier["ways"] if earlier.get("parts") == parts else {}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", type=int, default=8)
     parser.add_argument("--part-bytes", type=int, default=60_000)
-    parser.add_argument("--only", default="", metavar="PREFIX")
     parser.add_argument("--result", type=Path, default=RESULT)
     given = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as scratch:
         prepared = corpus(Path(scratch), given.parts, given.part_bytes)
         parts = len(Prepared(prepared).parts("pool"))
-        found = kept(given.result, parts) if given.only else {}
+        found = {}
         for name, way in WAYS.items():
-            if name.startswith(given.only):
-                found[name] = measure(prepared, Path(scratch) / name.replace(" ", ""), way)
-                print(name, found[name], flush=True)
+            found[name] = measure(prepared, Path(scratch) / name.replace(" ", ""), way)
+            print(name, found[name], flush=True)
     machine = {"cores": len(os.sched_getaffinity(0)), "cpu": platform.processor()}
     same = len({row.get("data") for row in found.values()}) == 1
     given.result.parent.mkdir(exist_ok=True)
     given.result.write_text(json.dumps({"ways": found, "parts": parts, "same_bytes": same, **machine}, indent=1) + "\n")
     print("| way | tokens/s, whole command | tokens/s, steady | first part after, s |\n|---|---|---|---|")
-    for name in (n for n in WAYS if n in found):
-        row = found[name]
+    for name, row in found.items():
         print(f"| {name} | {row['whole_rate']:,} | {row['steady_rate']:,} | {row['first_part']} |")
     print("same bytes:", same)
 
