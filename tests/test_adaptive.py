@@ -221,6 +221,15 @@ def test_new_trunks_have_seeds_of_their_own_and_old_regimes_keep_their_names(men
     assert sum(regimes[0].shares or ()) == pytest.approx(1)
 
 
+def test_no_composition_runs_twice_while_others_are_left(menu: Menu, evidence: Evidence) -> None:
+    """A law fitted this badly would ask for one composition again and again."""
+    rough = replace(evidence, runs=replace(evidence.runs, loss=evidence.runs.loss[::-1].copy()))
+    ran = set(known_names(menu, evidence.runs))
+    for found in (next_trunks(e, menu, BUDGET, 20 * BUDGET, 0.15, 64) for e in (evidence, rough)):
+        assert len(found.chosen) == len(set(found.chosen)) > 5
+        assert not ran & set(found.chosen)
+
+
 def test_sizes_stay_between_two_steps_and_the_budget() -> None:
     assert size_grids(40_000, 100_000, 64)[-1][-1] == 100_000
     assert [g[-1] for g in size_grids(40_000, 100_000, 64)] == [40_000, 80_000, 100_000]

@@ -160,8 +160,6 @@ def test_pilots_in_rounds(config: Path, tmp_path: Path) -> None:
     planned = json.loads((run / "plan-2/plan.json").read_text())
     first, second = (json.loads((run / p / "plan.json").read_text())["cost"]["tokens"] for p in ("plan", "plan-2"))
     assert first <= 40_000
-    regimes = [r["name"] for r in json.loads((run / "plan/plan.json").read_text())["regimes"]]
-    assert len(regimes) == 2 + 4, "half of 3 random and 5 designed regimes, but 4 of these that a law takes"
     law = json.loads((run / "law/law.json").read_text())
     n_first = len((run / "pilots/runs.jsonl").read_text().splitlines())
     if planned["adaptive"]["state"] == "open":

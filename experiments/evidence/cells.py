@@ -15,13 +15,14 @@ BANDS = ("band:0.05,0.55", "band:0.2,0.7", "band:0.4,0.9", "band:0.5,1")
 SIMPLE = ("low", "mid", "high", "stratified", "temperature:1", "temperature:-1")
 LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "utility+hedged", "auto")
 OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
-ROUNDS = "-rounds"
-"""The end of an arm's name whose pilots ran in two rounds, the second planned by the first."""
-RUN = ("run", f"run{ROUNDS}")
+ROUNDS, WIDE = "-rounds", "-wide"
+"""Ends of an arm's name: pilots in two rounds, the second planned by the first; twice as many trunks of half the length."""
+WIDE_DESIGNED = 21
+RUN = ("run", f"run{ROUNDS}", f"run{WIDE}")
 """What the product does from raw text: near-duplicates removed, then `auto+likeness`."""
-IN_ROUNDS = tuple(f"{name}{ROUNDS}" for name in ("auto+likeness", "run"))
+OTHER_PILOTS = tuple(f"auto+likeness{end}" for end in (ROUNDS, WIDE))
 LIKENED = {"auto+likeness": "levels", "run": "run"}
-LIKENED |= {name + ROUNDS: folder + ROUNDS for name, folder in LIKENED.items()}
+LIKENED |= {name + end: folder + end for name, folder in LIKENED.items() for end in (ROUNDS, WIDE)}
 """Arms on levels of likeness to the valid text: their law has pilots of its own, in this folder of the pool."""
 WORDS = ("dsir",)
 """Baselines that know the valid text's words, beside the band of the better half by likeness."""
@@ -85,13 +86,13 @@ def primary(pool: str, band: str) -> Iterator[Cell]:
 
 def likened(pool: str) -> Iterator[Cell]:
     """What `run` does where a target text is given."""
-    yield from (Cell("primary", pool, m, seed) for seed in range(HEADLINE_SEEDS) for m in LIKENED if ROUNDS not in m)
+    yield from (Cell("primary", pool, m, seed) for seed in range(HEADLINE_SEEDS) for m in ("auto+likeness", "run"))
 
 
 def sweep(pool: str, band: str) -> Iterator[Cell]:
     """All other methods, three seeds; first those that `auto+likeness` is to be held against."""
     others = [
-        m for m in (f"{band}+likeness", *WORDS, *IN_ROUNDS, *SIMPLE, *OTHER_LAWS, *PROBED) if m not in headline(band)
+        m for m in (f"{band}+likeness", *WORDS, *OTHER_PILOTS, *SIMPLE, *OTHER_LAWS, *PROBED) if m not in headline(band)
     ]
     yield from (Cell("primary", pool, m, seed) for seed in range(SWEEP_SEEDS) for m in others)
 
@@ -115,7 +116,7 @@ def plan(pool: str, band: str) -> list[Cell]:
 
 def arguments(method: str) -> dict[str, Any]:
     """Arguments of `pplscape.select` for a method; `law` True: it needs the law, `runs` True: and the pilots."""
-    method = method.removesuffix(ROUNDS).removesuffix("+likeness")
+    method = method.removesuffix(ROUNDS).removesuffix(WIDE).removesuffix("+likeness")
     name, _, told = method.partition(":")
     form, _, strategy = name.rpartition("+")
     numbers = tuple(float(v) for v in told.split(",")) if told and name in ("band", "temperature") else ()

@@ -266,7 +266,11 @@ class Next:
 def next_trunks(
     evidence: Evidence, menu: Menu, budget: int, pilot_tokens: int, cooldown_share: float, least: int
 ) -> Next:
-    """V-optimal trunks for `pilot_tokens`, no run above `budget` nor below `least` tokens. UserError if none fits."""
+    """V-optimal trunks for `pilot_tokens`, no run above `budget` nor below `least` tokens. UserError if none fits.
+
+    Of compositions that did not run, each once: a law that misses its runs by more than their noise takes a repeat for
+    news, although it only tells the noise again. Where all have run, again of all.
+    """
     fit, runs = evidence.fit, evidence.runs
     setting, theta = setting_of(fit.form, runs, fit.delta), evidence.refits.draws[:DRAWS]
     _, jacobian = derivatives(setting, theta)
@@ -276,14 +280,19 @@ def next_trunks(
     so_far = float(runs.tokens.max())
     question = question_of(evidence, menu, budget, so_far, theta)
     score, before = v_optimal(question.lines, question.weight), known.variance(question.lines) @ question.weight
+    ran = known_names(menu, runs)
+    new = np.array([k for k in range(len(menu.kinds)) if k not in ran] or range(len(menu.kinds)))
     grids = size_grids(so_far, budget, least)
     tried = []
     for sizes in grids:
-        trunks = np.stack([derivatives(setting, theta, menu.at(size))[1] for size in sizes], axis=-2)
+        trunks = np.stack([derivatives(setting, theta, menu.at(size))[1][:, new] for size in sizes], axis=-2)
         cost = float(trunk_tokens(sizes, cooldown_share))
-        chosen, then = _take(known, np.swapaxes(trunks, 0, 1), cost, pilot_tokens, score)
+        chosen, then = greedy(
+            known, np.swapaxes(trunks, 0, 1), np.full(len(new), cost), float(pilot_tokens), score, again=False
+        )
         if chosen:
-            tried.append((float(np.mean(then.variance(question.lines) @ question.weight / before)), chosen, sizes))
+            ratio = float(np.mean(then.variance(question.lines) @ question.weight / before))
+            tried.append((ratio, new[chosen].tolist(), sizes))
     if not tried:
         need = trunk_tokens(grids[0], cooldown_share)
         raise UserError(
@@ -292,11 +301,6 @@ def next_trunks(
         )
     ratio, chosen, sizes = min(tried, key=lambda t: t[0])
     return Next(chosen, sizes, decide(evidence, question, ratio))
-
-
-def _take(known: Knowledge, trunks: Floats, cost: float, tokens: int, score: Score) -> tuple[list[int], Knowledge]:
-    """Greedy choice among trunks [C, S, k, p] of equal cost."""
-    return greedy(known, trunks, np.full(len(trunks), cost), float(tokens), score)
 
 
 def size_grids(so_far: float, budget: int, least: int) -> list[list[int]]:

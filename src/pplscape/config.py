@@ -32,10 +32,8 @@ class Pilots(_Strict):
     """How much to spend on pilots, and on which regimes."""
 
     tokens: int = Field(gt=0, description="domain tokens over all pilots")
-    designed: int = Field(default=9, ge=1, description="regimes besides random, over all rounds")
-    random_seeds: int = Field(
-        default=3, ge=1, description="seeds of the random regime, over all rounds: the noise floor"
-    )
+    designed: int = Field(default=9, ge=1, description="regimes besides random")
+    random_seeds: int = Field(default=3, ge=1, description="seeds of the random regime: the noise floor")
     rounds: int = Field(
         default=1, ge=1, description="the tokens in equal parts; from the second on planned by the law so far, or saved"
     )

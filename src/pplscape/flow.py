@@ -39,8 +39,6 @@ DEMO_FILE_BYTES, DEMO_BYTES_PER_TOKEN = 30_000, 8
 LAW_STRATEGIES = ("dos", "maxent", "allocate")
 SCORES = {None: "scores", "likeness": "likened", "learnability": "probed"}
 """Folder of the scores that all later stages take, by the second axis."""
-FIRST_ROUND = 4
-"""Designed regimes that the first of several rounds has at least: fewer give no law to plan the next with."""
 LEAST_PER_CELL = 8
 """Chunks in a cell of the pilots' finest bins, below which `auto` does without a second axis."""
 
@@ -125,18 +123,15 @@ class Flow:
 
     @cached_property
     def pilots(self) -> list[Path]:
-        """runs.jsonl of every round. The first has its part of tokens and of regimes, so that its runs are as long as
-        those of a single round. From the second on a round is planned by the law of the runs before it, and none
+        """runs.jsonl of every round. From the second on a round is planned by the law of the runs before it, and none
         follows once their decision is settled, or they show that nothing is to be gained."""
         c, found = self.config, list[Path]()
-        rounds, random_seeds = c.pilots.rounds, -(-c.pilots.random_seeds // c.pilots.rounds)
-        designed = max(min(FIRST_ROUND, c.pilots.designed), c.pilots.designed // rounds)
         n_params = read_manifest(self.out / "scores")["counts"]["facts"]["n_params"]
-        for number in range(1, rounds + 1):
+        for number in range(1, c.pilots.rounds + 1):
             end = "" if number == 1 else f"-{number}"
             planned = plan(
-                self.out / "landscape", budget=c.budget, pilot_tokens=c.pilots.tokens // rounds,
-                designed=designed, random_seeds=random_seeds, out=self.out / f"plan{end}",
+                self.out / "landscape", budget=c.budget, pilot_tokens=c.pilots.tokens // c.pilots.rounds,
+                out=self.out / f"plan{end}", designed=c.pilots.designed, random_seeds=c.pilots.random_seeds,
                 runs=found or None, recipe=self.recipe, n_params=n_params, seed=c.seed, **self.again,
             )  # fmt: skip
             decision = read_json(planned / "plan.json", "plan").get("adaptive")
