@@ -34,7 +34,7 @@ from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
-from .cells import LIKENED, PROBED, ROUNDS, RUN, WIDE, WIDE_DESIGNED, Cell, arguments
+from .cells import LIKENED, PROBED, ROUNDS, RUN, WIDE, Cell, arguments
 from .setting import Setting
 
 COMPOSITION_STREAM = 11_001
@@ -109,11 +109,14 @@ class Bench:
             )  # fmt: skip
         runs: list[Path] = []
         rounds = 2 if method.endswith(ROUNDS) else 1
-        designed = WIDE_DESIGNED if method.endswith(WIDE) else s.pilots["designed"]
+        designed, random_seeds = s.pilots["designed"], s.pilots["random_seeds"]
+        if method.endswith(WIDE):
+            designed += designed + random_seeds
         for end in ("", "-2")[:rounds]:
             ps.plan(
                 folder / "landscape", budget=self.budget, pilot_tokens=s.pilots["tokens"] // rounds,
-                designed=designed, random_seeds=s.pilots["random_seeds"], runs=runs or None, recipe=s.train_recipe, out=folder / f"plan{end}", seed=s.seed,
+                designed=designed, random_seeds=random_seeds, runs=runs or None,
+                recipe=s.train_recipe, out=folder / f"plan{end}", seed=s.seed,
                 n_params=self.learner.facts.n_params,
             )  # fmt: skip
             decision = read_json(folder / f"plan{end}" / "plan.json", "plan").get("adaptive")

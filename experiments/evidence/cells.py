@@ -16,8 +16,7 @@ SIMPLE = ("low", "mid", "high", "stratified", "temperature:1", "temperature:-1")
 LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "utility+hedged", "auto")
 OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
 ROUNDS, WIDE = "-rounds", "-wide"
-"""Ends of an arm's name: pilots in two rounds, the second planned by the first; twice as many trunks of half the length."""
-WIDE_DESIGNED = 21
+"""Ends of an arm's name: pilots in two rounds, the second planned by the first; twice the trunks, half as long."""
 RUN = ("run", f"run{ROUNDS}", f"run{WIDE}")
 """What the product does from raw text: near-duplicates removed, then `auto+likeness`."""
 OTHER_PILOTS = tuple(f"auto+likeness{end}" for end in (ROUNDS, WIDE))

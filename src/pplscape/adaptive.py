@@ -23,7 +23,7 @@ from pplscape.errors import UserError
 from pplscape.laws.choose import Trial, choose
 from pplscape.laws.fit import Fit, setting_of
 from pplscape.laws.forms.base import Floats
-from pplscape.laws.information import Knowledge, Score, believed, derivatives, greedy, v_optimal
+from pplscape.laws.information import Knowledge, believed, derivatives, greedy, v_optimal
 from pplscape.laws.law import Law, law_of
 from pplscape.laws.read import proxy_words
 from pplscape.laws.table import labels, noise_weights, seed_noise, size_classes

@@ -117,7 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) ->
         boilerplate="biomed/medquad", offdomain=["legal/law"], chunk_tokens=128, min_tokens=16, pool_tokens=40_000,
         valid_tokens=3000, test_tokens=6000, general_tokens=300, budget=0.1, bins=5, engine="fake",
         recipe={"learning_rate": 1e-3, "warmup_tokens": 128, "step_tokens": 128},
-        pilots={"tokens": 30_000, "designed": 5, "random_seeds": 3}, bootstrap=8, resamples=4,
+        pilots={"tokens": 40_000, "designed": 5, "random_seeds": 3}, bootstrap=8, resamples=4,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PPLSCAPE_DATA", str(folder / "data"))
