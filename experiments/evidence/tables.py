@@ -15,6 +15,7 @@ from pplscape.engines.base import encode
 from pplscape.manifest import write_atomic
 from pplscape.text.tokenizer import load_tokenizer
 
+from .cells import LIKENED
 from .pools import read_jsonl
 from .predictions import predict
 from .runner import Store
@@ -59,17 +60,18 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
         if predicted:
             (results / pool.name).mkdir(exist_ok=True)
             pyarrow.csv.write_csv(table_of(predicted), results / pool.name / "predictions.csv")
-        for name, source in (
-            ("pool.json", pool / "pool.json"),
-            ("pilots.jsonl", pool / "pilots" / "runs.jsonl"),
-            ("law.md", pool / "law" / "summary.md"),
-            ("levels-pilots.jsonl", pool / "levels" / "pilots" / "runs.jsonl"),
-            ("levels-law.md", pool / "levels" / "law" / "summary.md"),
-            ("run-pilots.jsonl", pool / "run" / "pilots" / "runs.jsonl"),
-            ("run-law.md", pool / "run" / "law" / "summary.md"),
-        ):
-            if source.exists():
-                write_atomic(results / pool.name / name, source.read_bytes())
+        _copy(pool / "pool.json", results / pool.name / "pool.json")
+        for part in ("", *LIKENED.values()):
+            prefix = f"{part}-" if part else ""
+            rounds = sorted((pool / part).glob("pilots*/runs.jsonl"))
+            if rounds:
+                write_atomic(results / pool.name / f"{prefix}pilots.jsonl", b"".join(p.read_bytes() for p in rounds))
+            _copy(pool / part / "law" / "summary.md", results / pool.name / f"{prefix}law.md")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.exists():
+        write_atomic(target, source.read_bytes())
 
 
 def table_of(rows: list[dict[str, Any]]) -> pa.Table:
