@@ -244,14 +244,19 @@ def decide(evidence: Evidence, question: Question, ratio: float) -> Decision:
     moved = max(float(np.sqrt(error**2 - after**2)), LEAST_ERROR)
     settles = sum(float(stats.norm.cdf((side * gain - reach * after) / moved)) for side in (1, -1))
     largest = max(float((gains + reach * errors)[allowed].max()), 0.0)
-    noise, seeds = evidence.refits.noise.total, seed_noise(evidence.runs)
-    misfit = noise / seeds if seeds else None
-    noise *= float(np.median(evidence.runs.loss))
+    misfit = misfit_of(evidence)
+    noise = evidence.refits.noise.total * float(np.median(evidence.runs.loss))
     state = "flat" if largest < noise else "settled" if sure > SURE else "open"
     if misfit is not None and misfit > MISFIT:
         state = "open"
     n, form = int(allowed.sum()), evidence.fit.form.spec
     return Decision(form, n, gain, error, after, sure, min(settles, 1.0), largest, noise, misfit, state)
+
+
+def misfit_of(evidence: Evidence) -> float | None:
+    """Noise around the law over the seed noise of repeated regimes; None where nothing is repeated."""
+    seeds = seed_noise(evidence.runs)
+    return evidence.refits.noise.total / seeds if seeds else None
 
 
 @dataclass(frozen=True)
@@ -268,8 +273,8 @@ def next_trunks(
 ) -> Next:
     """V-optimal trunks for `pilot_tokens`, no run above `budget` nor below `least` tokens. UserError if none fits.
 
-    Of compositions that did not run, each once: a law that misses its runs by more than their noise takes a repeat for
-    news, although it only tells the noise again. Where all have run, again of all.
+    A composition may come again, unless the law misses its runs by MISFIT times their noise: such a law takes a repeat
+    for news, although it would only be missed again. Then only those that did not run are planned, each once.
     """
     fit, runs = evidence.fit, evidence.runs
     setting, theta = setting_of(fit.form, runs, fit.delta), evidence.refits.draws[:DRAWS]
@@ -280,19 +285,20 @@ def next_trunks(
     so_far = float(runs.tokens.max())
     question = question_of(evidence, menu, budget, so_far, theta)
     score, before = v_optimal(question.lines, question.weight), known.variance(question.lines) @ question.weight
-    ran = known_names(menu, runs)
-    new = np.array([k for k in range(len(menu.kinds)) if k not in ran] or range(len(menu.kinds)))
+    again = (misfit_of(evidence) or 0.0) <= MISFIT
+    ran = {} if again else known_names(menu, runs)
+    able = np.array([k for k in range(len(menu.kinds)) if k not in ran] or range(len(menu.kinds)))
     grids = size_grids(so_far, budget, least)
     tried = []
     for sizes in grids:
-        trunks = np.stack([derivatives(setting, theta, menu.at(size))[1][:, new] for size in sizes], axis=-2)
+        trunks = np.stack([derivatives(setting, theta, menu.at(size))[1][:, able] for size in sizes], axis=-2)
         cost = float(trunk_tokens(sizes, cooldown_share))
         chosen, then = greedy(
-            known, np.swapaxes(trunks, 0, 1), np.full(len(new), cost), float(pilot_tokens), score, again=False
+            known, np.swapaxes(trunks, 0, 1), np.full(len(able), cost), float(pilot_tokens), score, again=again
         )
         if chosen:
             ratio = float(np.mean(then.variance(question.lines) @ question.weight / before))
-            tried.append((ratio, new[chosen].tolist(), sizes))
+            tried.append((ratio, able[chosen].tolist(), sizes))
     if not tried:
         need = trunk_tokens(grids[0], cooldown_share)
         raise UserError(
