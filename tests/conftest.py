@@ -10,6 +10,8 @@ from hypothesis import settings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read when numpy and torch are first imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("shared-machine", deadline=None)  # first calls build tables; machines are shared
 settings.load_profile("shared-machine")
