@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,14 @@ def tiny_model_dir(tiny_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFa
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def unsaved_figures() -> Iterator[None]:
+    """Figures are drawn but not saved, which is half the time of `landscape` and `fit`; for tests of other things."""
+    from pplscape.reporting.style import Drawing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Drawing, "png", lambda drawing: b"png")
+        patch.setattr(Drawing, "svg_file", lambda drawing: b"svg")
+        yield
