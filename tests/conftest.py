@@ -74,8 +74,7 @@ def tiny_model_dir(tiny_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-@pytest.fixture(scope="module")
-def unsaved_figures() -> Iterator[None]:
+def _unsaved() -> Iterator[None]:
     """Figures are drawn but not saved, which is half the time of `landscape` and `fit`; for tests of other things."""
     from pplscape.reporting.style import Drawing
 
@@ -83,3 +82,8 @@ def unsaved_figures() -> Iterator[None]:
         patch.setattr(Drawing, "png", lambda drawing: b"png")
         patch.setattr(Drawing, "svg_file", lambda drawing: b"svg")
         yield
+
+
+unsaved_figures = pytest.fixture(_unsaved)
+figures_never_saved = pytest.fixture(_unsaved, scope="module")
+"""Of a test, and of all tests of a file with their fixtures."""

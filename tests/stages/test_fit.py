@@ -14,7 +14,6 @@ import pytest
 
 from pplscape.errors import StaleOutput, UserError
 from pplscape.laws.law import Law
-from pplscape.reporting.style import Drawing
 from pplscape.runs import RunTable
 from pplscape.stages.fit import fit, load_runs, read_runs
 
@@ -41,13 +40,6 @@ def rows_of(runs: RunTable) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     return rows_of(worlds.table("quadratic", trunks=9))
-
-
-@pytest.fixture
-def unsaved_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the conftest, for single tests."""
-    monkeypatch.setattr(Drawing, "png", lambda drawing: b"png")
-    monkeypatch.setattr(Drawing, "svg_file", lambda drawing: b"svg")
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
