@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import settings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read when numpy and torch are first imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("shared-machine", deadline=None)  # first calls build tables; machines are shared
 settings.load_profile("shared-machine")
@@ -69,3 +72,18 @@ def tiny_model_dir(tiny_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFa
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _unsaved() -> Iterator[None]:
+    """Figures are drawn but not saved, which is half the time of `landscape` and `fit`; for tests of other things."""
+    from pplscape.reporting.style import Drawing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Drawing, "png", lambda drawing: b"png")
+        patch.setattr(Drawing, "svg_file", lambda drawing: b"svg")
+        yield
+
+
+unsaved_figures = pytest.fixture(_unsaved)
+figures_never_saved = pytest.fixture(_unsaved, scope="module")
+"""Of a test, and of all tests of a file with their fixtures."""

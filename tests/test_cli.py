@@ -91,9 +91,16 @@ def test_dry_run_writes_nothing_and_states_the_cost(tiny_model_dir: Path, tmp_pa
 
 
 def test_a_dry_run_of_several_workers_shares_the_time(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """In this process: a fresh one needs seconds to import torch, and the test above starts one."""
+    from typer.testing import CliRunner
+
+    from pplscape.cli import app
+
     (tmp_path / "c.txt").write_text("the fox " * 2000)
     arguments = ["score", str(tmp_path / "c.txt"), "--model", str(tiny_model_dir), "--out", str(tmp_path / "o")]
-    told = [_run(*arguments, "--dry-run", *more, check=True).stdout for more in ([], ["--workers", "4"])]
+    done = [CliRunner().invoke(app, [*arguments, "--dry-run", *more]) for more in ([], ["--workers", "4"])]
+    assert [d.exit_code for d in done] == [0, 0], done
+    told = [d.output for d in done]
     assert "workers" not in told[0]
     assert "4 workers, each with such a processor" in told[1]
 

@@ -57,6 +57,7 @@ def assert_same(found: str, shown: str) -> None:
         assert ours == pytest.approx([float(n) for n in NUMBER.findall(part)], rel=0.02, abs=1e-3), part
 
 
+@pytest.mark.usefixtures("unsaved_figures")
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda p: p.stem)
 def test_tutorials_run_and_show_what_comes_out(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(DOCS / "examples/runs.csv", tmp_path)

@@ -151,6 +151,7 @@ def test_another_configuration_in_the_same_folder_is_refused(whole: Path, config
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("unsaved_figures")
 def test_pilots_in_rounds(config: Path, tmp_path: Path) -> None:
     """The second round is planned by the law of the first and its runs join the fit; a settled decision ends them."""
     path = pplscape.run(
@@ -181,6 +182,7 @@ def test_arms_of_strategies_that_look_at_text(strategy: str, config: Path, whole
     assert json.loads((drawn / "selection.json").read_text())["used"] == strategy
 
 
+@pytest.mark.usefixtures("unsaved_figures")
 def test_a_second_axis_from_landscape_to_selection(config: Path, tmp_path: Path) -> None:
     """Likeness to the held-out text: all stages see its levels; without, or with too few chunks, none."""
     write_corpus(tmp_path / "held.jsonl", 90)
@@ -200,6 +202,7 @@ def test_a_second_axis_from_landscape_to_selection(config: Path, tmp_path: Path)
         assert Flow(load_config(config, options), out, overwrite=False).axis == axis
 
 
+@pytest.mark.usefixtures("unsaved_figures")
 def test_likeness_that_cannot_cut_the_bins_is_done_without(
     config: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ def test_likeness_that_cannot_cut_the_bins_is_done_without(
     assert "Likeness has too few different values for 3 levels" in terminal_summary(tmp_path)
 
 
+@pytest.mark.usefixtures("unsaved_figures")
 def test_learnability_through_the_flow(config: Path, tmp_path: Path) -> None:
     chosen = load_config(config, ["second_axis=learnability", "levels=2", "bins=3", "probe_tokens=5000"])
     flow = Flow(chosen, tmp_path, overwrite=False)

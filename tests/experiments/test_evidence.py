@@ -32,6 +32,7 @@ import pplscape as ps  # noqa: E402
 from pplscape.draw.stream import read_selected  # noqa: E402
 from pplscape.engines import load_engine  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("figures_never_saved")
 WORDS = [f"{a}{b}{c}" for a in ("car", "neu", "gas", "hep", "der") for b in "aeiou" for c in ("lis", "tor", "min", "x")]
 
 

@@ -24,6 +24,7 @@ from pplscape.stages.score import score
 from pplscape.stages.select import select
 from pplscape.training.schedule import Recipe
 
+pytestmark = pytest.mark.usefixtures("figures_never_saved")
 RECIPE = Recipe(learning_rate=1e-3, warmup_tokens=64, step_tokens=64)
 FORMS = ["d-only:anchored", "monotone", "utility"]
 DOC = Path(__file__).parents[2] / "docs" / "adaptive-planning.md"

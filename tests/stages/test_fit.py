@@ -85,6 +85,7 @@ def test_the_stage_writes_a_law(tmp_path: Path, rows: list[dict[str, Any]]) -> N
         fit(runs, out=tmp_path / "law", forms=QUICK, bootstrap=31, landscape=landscape)
 
 
+@pytest.mark.usefixtures("unsaved_figures")
 def test_two_columns_are_enough(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = write_csv(tmp_path / "mine.csv", rows, ["tokens", "loss"], ";")
     out = fit(path, out=tmp_path / "law", bootstrap=20)
@@ -221,6 +222,7 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path, rows: list[dict[str, Any]
         read_runs(write(tmp_path / "runs.jsonl", spoil(rows)))
 
 
+@pytest.mark.usefixtures("unsaved_figures")
 def test_one_size_needs_forms_that_can_do_with_it(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = write(tmp_path / "runs.jsonl", [r | {"tokens": 64_000} for r in rows if r["tokens"] == 64_000])
     with pytest.raises(UserError, match=r"have the same D \(64,000 tokens\); a law needs at least 3 sizes over 8x"):
@@ -231,6 +233,7 @@ def test_one_size_needs_forms_that_can_do_with_it(tmp_path: Path, rows: list[dic
     assert any("says nothing of others" in w for w in law.warnings)
 
 
+@pytest.mark.usefixtures("unsaved_figures")
 def test_the_scale_asked_for_is_recorded(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = write(tmp_path / "runs.jsonl", rows)
     for name, scale in (("own", None), ("nll", "nll")):

@@ -14,6 +14,8 @@ from test_pilot_train_compare import bench  # noqa: F401
 from pplscape.manifest import read_manifest
 from pplscape.stages.pilot import pilot
 
+pytestmark = pytest.mark.usefixtures("figures_never_saved")
+
 
 def _run(bench: dict[str, Path], out: Path, **how: Any) -> Path:  # noqa: F811
     return pilot(

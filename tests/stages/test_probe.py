@@ -31,6 +31,7 @@ from pplscape.text.prepared import Prepared
 from pplscape.training.loop import run_steps
 from pplscape.training.schedule import Recipe
 
+pytestmark = pytest.mark.usefixtures("figures_never_saved")
 RECIPE = Recipe(learning_rate=1e-3, warmup_tokens=64, step_tokens=256)
 TOKENS = 3000
 """Of each probe."""
