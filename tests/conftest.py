@@ -14,8 +14,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read when numpy and torch are first imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+ON_RAY = ("test_on_ray", "test_select_on_ray", "test_pilot_workers")
+
 settings.register_profile("shared-machine", deadline=None)  # first calls build tables; machines are shared
 settings.load_profile("shared-machine")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` a file's tests run in one process, because their fixtures cost more than they do, and all
+    that start Ray in the same one: two clusters at a time starve each other."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in ON_RAY else item.path.stem))
+
 
 END = "<|endoftext|>"
 SENTENCES = (

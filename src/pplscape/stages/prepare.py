@@ -38,7 +38,7 @@ from pplscape.text.split import POOL, SPLITS, assign, halves, token_target, unif
 from pplscape.text.tokenizer import load_tokenizer, model_name, tokenizer_hash
 from pplscape.text.write import RejectedWriter, SplitWriter
 
-VERSION = 3
+VERSION = 4
 HELDOUT_CAP = 100_000
 """Tokens of valid and of test when they are given as shares."""
 MOST_SOURCES, MOST_NAMES = 1000, 20

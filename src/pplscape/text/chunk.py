@@ -100,17 +100,17 @@ class Chunker:
             if found is None:
                 return False
             first = 0
-            for stop, length in found:
-                cut.add(cut.start + words.chars(first, stop), length)
+            for stop in found:
+                cut.add(cut.start + words.chars(first, stop), self._words.alone(words, first, stop))
                 first = stop
             if not found:
                 cut.piece *= 2
         w.start, w.chunks = cut.start, cut.chunks
         return True
 
-    def _word_ends(self, words: Words, last: bool) -> list[tuple[int, int]] | None:
-        """(word after it, length) of the chunks of a piece; None if a word of half a chunk would have to be cut."""
-        found: list[tuple[int, int]] = []
+    def _word_ends(self, words: Words, last: bool) -> list[int] | None:
+        """The words after the chunks of a piece; None if a word of half a chunk would have to be cut."""
+        found: list[int] = []
         tokens = words.tokens
         done, total = 0, int(tokens[-1])
         while total - done > self.chunk_tokens:
@@ -118,9 +118,9 @@ class Chunker:
             length = int(tokens[word]) - done if word >= 0 else 0
             if length <= self.chunk_tokens - self.chunk_tokens // 2:
                 return None
-            found.append((word + 1, length))
+            found.append(word + 1)
             done += length
-        return [*found, (len(tokens), total - done)] if last else found
+        return [*found, len(tokens)] if last else found
 
     def _advance(self, active: list[_Progress]) -> None:
         """Encode one piece of every document and take the chunks it gives."""

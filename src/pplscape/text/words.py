@@ -3,7 +3,8 @@
 A byte-level BPE encodes each pre-token by itself, so the count of a text is the sum over its pre-tokens, and each
 distinct pre-token is encoded once. For the splitting patterns listed here any run of whole pre-tokens splits into
 the same pre-tokens when it stands alone: they look at nothing before a match, and after it only to leave the last
-of several spaces to the next word. So chunks that end between pre-tokens need no second count.
+of several blanks to what follows. So chunks that end between pre-tokens need no second count, but of the white space
+at their end: "\\n\\n" before a word is two pre-tokens, and one where nothing follows (`alone`).
 
 The pattern runs in Python (`re` for ASCII text, else `regex`). Every character is compared once with the tokenizer's
 own splitter, in a context of letters, digits, spaces and signs; texts with a character on which the two Unicode tables
@@ -139,6 +140,17 @@ class WordCounter:
             return None
         counts = np.fromiter(map(self._counts.__getitem__, words), np.int64, len(words))
         return Words(words, np.cumsum(counts))
+
+    def alone(self, text: Words, first: int, stop: int) -> int:
+        """Tokens of the pre-tokens from `first` up to, not including, `stop`, as a text of their own."""
+        tokens, blank = text.tokens, stop
+        while blank > first and text.words[blank - 1].isspace():
+            blank -= 1
+        if stop - blank < 2:
+            blank = stop
+        before = int(tokens[blank - 1]) if blank else 0
+        total = before - (int(tokens[first - 1]) if first else 0)
+        return total + (self._counts["".join(text.words[blank:stop])] if blank < stop else 0)
 
     def _words(self, text: str) -> list[str] | None:
         plain = text.isascii()
