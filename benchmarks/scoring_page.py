@@ -30,8 +30,8 @@ tokens; *long*: full chunks of articles. The peers `padded` and `lm-eval` get th
 the same texts; ours is not tuned. Data-Juicer scores one document a forward pass and puts no BOS before it: its first
 token is not scored, and its error is against our scores without BOS. Ours computes as many batches at a time as there
 are threads (lanes) where there are two for each, which long-152k has not. All cells were measured in one run of three
-rounds; short-50k (2.25x, rounds 2.24-2.70) and mixed-2.6m (1.16x, 1.15-1.33) were then measured again with seven, and only
-the second stands in the tables.
+rounds. Two were then measured again with seven, and only those stand in the tables: short-50k (at first 2.25x, rounds
+2.24-2.70) and mixed-2.6m (at first 1.16x, 1.15-1.33).
 """
 TAIL = """
 *of matmul*: FLOPs of all linear layers, causal attention and head over the time, against plain `torch.matmul` of the
