@@ -43,6 +43,8 @@ DIRICHLET = 0.7
 SHAPE_MEAN, SHAPE_STD = 0.5, 0.35
 """F1: mean at this quantile of the pool, spread as a share of the distance between its 10 % and 90 % quantiles."""
 TILT_STD = 0.15
+RESTORED = Path("pilots-restored", "runs.jsonl")
+"""Pilots of a committed table, all rounds, below a law's folder: they are not trained again."""
 PROBE_SHARE = 4
 """A probe sees this part of D."""
 
@@ -99,7 +101,7 @@ class Bench:
     # ---- the law ---------------------------------------------------------------------------------------------------
 
     def fit_law(self, method: str = "") -> Path:
-        """Pilots (depletion as in the main run) and all laws that they permit; `method`: of LIKENED, or empty."""
+        """Pilots (depletion as in the main run; or RESTORED) and all laws they allow; `method`: of LIKENED, or empty."""
         s, scores = self.setting, self._scores_of(method)
         folder = self.folder / LIKENED.get(method, "")
         if method in LIKENED:
@@ -107,8 +109,8 @@ class Bench:
                 scores, budget=f"{100 * s.budget:g}%", out=folder / "landscape", n_bins=s.bins, levels=s.levels,
                 corpus=self._corpus_of(method),
             )  # fmt: skip
-        runs: list[Path] = []
-        rounds = 2 if method.endswith(ROUNDS) else 1
+        runs = [p for p in [folder / RESTORED] if p.exists()]
+        rounds = 0 if runs else 2 if method.endswith(ROUNDS) else 1
         designed, random_seeds = s.pilots["designed"], s.pilots["random_seeds"]
         if method.endswith(WIDE):
             designed += designed + random_seeds

@@ -2,7 +2,7 @@
 
     PPLSCAPE_DATA=... python -m evidence run OUT [--domain biomed] [--pool 0.3] [--cells 10] [--arms random auto]
     PPLSCAPE_DATA=... python -m evidence flat OUT     F8: does the gate stay shut where nothing can be gained
-    python -m evidence restore OUT         finished cells from the committed tables, to go on on another machine
+    python -m evidence restore OUT         cells and pilots from the committed tables, to go on on another machine
     python -m evidence tables OUT          the committed tables from the finished cells
     python -m evidence analyse             summaries, figures and docs/results.md from the committed tables
 
@@ -32,8 +32,8 @@ from pplscape.manifest import library_versions, write_atomic
 
 from . import cells as plans
 from . import flat
-from .bench import Bench
-from .cells import Cell
+from .bench import RESTORED, Bench
+from .cells import LIKENED, Cell
 from .pools import Builder, name_of
 from .setting import Setting
 
@@ -80,6 +80,20 @@ class Store:
     def trained(self) -> dict[str, dict[str, Any]]:
         """Rows by what was trained."""
         return {r["trained_as"]: r for r in self.rows() if r["status"] == "ok" and "trained_as" in r}
+
+
+def restore_pilots(results: Path, folder: Path) -> int:
+    """The committed pilots of pools and laws that have none here, to where `Bench.fit_law` looks; how many laws'."""
+    found = [
+        (table, here)
+        for pool in sorted(results.glob("pool-*"))
+        for part in ("", *LIKENED.values())
+        if (table := pool / f"{part}-pilots.jsonl".removeprefix("-")).exists()
+        and not list((here := folder / pool.name / part).glob("pilots*/runs.jsonl"))
+    ]
+    for table, here in found:
+        write_atomic(here / RESTORED, table.read_bytes())
+    return len(found)
 
 
 class Locked:
@@ -175,8 +189,9 @@ def main(words: list[str] | None = None) -> None:
     if given.verb == "flat":
         run_flat(given.out, given.domain, given.cells)
     if given.verb == "restore":
-        done = Store(given.out / given.domain / "cells").restore(given.results / given.domain / "runs.jsonl")
-        print(f"{done} cells restored")
+        results, folder = given.results / given.domain, given.out / given.domain
+        done = Store(folder / "cells").restore(results / "runs.jsonl")
+        print(f"{done} cells restored, pilots of {restore_pilots(results, folder)} laws")
     if given.verb == "tables":
         write_tables(Setting.read(given.domain), given.out / given.domain, given.results / given.domain)
     if given.verb == "analyse":

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,13 +25,14 @@ from evidence.bench import Bench  # noqa: E402
 from evidence.cells import Cell, arguments, choosing, plan  # noqa: E402
 from evidence.pools import DIRT, Builder, describe, token_shares  # noqa: E402
 from evidence.predictions import composition, predict  # noqa: E402
-from evidence.runner import Store, run_cells  # noqa: E402
+from evidence.runner import Store, restore_pilots, run_cells  # noqa: E402
 from evidence.setting import Setting  # noqa: E402
 from evidence.tables import heldout_documents  # noqa: E402
 
 import pplscape as ps  # noqa: E402
 from pplscape.draw.stream import read_selected  # noqa: E402
 from pplscape.engines import load_engine  # noqa: E402
+from pplscape.manifest import read_json  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("figures_never_saved")
 WORDS = [f"{a}{b}{c}" for a in ("car", "neu", "gas", "hep", "der") for b in "aeiou" for c in ("lis", "tor", "min", "x")]
@@ -280,6 +282,22 @@ def test_cells_are_restored_from_a_committed_table(tmp_path: Path) -> None:
     assert second.restore(table) == 0
     assert second.rows() == first.rows()
     assert run_cells(wanted, lambda cell, known: {}, second) == 0
+
+
+def test_restored_pilots_give_the_law_again(world: tuple[Setting, Path, Path], tmp_path: Path) -> None:
+    """Nothing is trained for it, and pilots that are there are not replaced."""
+    setting, _, out = world
+    law = Bench(setting, out / "pool-40").fit_law()
+    table = tmp_path / "results" / "pool-40" / "pilots.jsonl"
+    table.parent.mkdir(parents=True)
+    shutil.copy(out / "pool-40" / "pilots" / "runs.jsonl", table)
+    there = tmp_path / "out" / "pool-40"
+    shutil.copytree(out / "pool-40", there, ignore=shutil.ignore_patterns("pilots*", "plan*", "law"))
+    assert restore_pilots(table.parent.parent, there.parent) == 1
+    assert restore_pilots(table.parent.parent, there.parent) == 0
+    again = Bench(setting, there).fit_law()
+    assert read_json(again / "law.json", "fit")["params"] == read_json(law / "law.json", "fit")["params"]
+    assert not list(there.glob("plan*"))
 
 
 KILLED = """
