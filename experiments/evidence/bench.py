@@ -101,7 +101,7 @@ class Bench:
     # ---- the law ---------------------------------------------------------------------------------------------------
 
     def fit_law(self, method: str = "") -> Path:
-        """Pilots (depletion as in the main run; or RESTORED) and all laws they allow; `method`: of LIKENED, or empty."""
+        """Pilots (depletion as in the main run; or RESTORED), all laws they allow; `method`: of LIKENED, or empty."""
         s, scores = self.setting, self._scores_of(method)
         folder = self.folder / LIKENED.get(method, "")
         if method in LIKENED:
