@@ -28,6 +28,8 @@ from .statistics import FEWEST, document_interval, efficiency, efficiency_interv
 Row = dict[str, Any]
 Figure = Callable[["Table", Path], None]
 ROOT = Path(__file__).parents[2]
+NOISES = 3.0
+"""A gain of the best composition below so many standard deviations of a seed has no regrets."""
 
 
 class Table:
@@ -89,16 +91,28 @@ def summarise(table: Table) -> dict[str, Any]:
     tested = {n: a["random"]["p"] for n, a in found.items() if n != "oracle" and a["random"] and a["random"]["p"]}
     for name, p in holm(tested).items():
         found[name]["random"]["holm"] = p
+    noise, best = _noise(table), _compositions(table)
+    for arm in found.values():
+        if best and arm["random"]:
+            arm["regret"] = regret(-arm["random"]["mean"], best["gain"], noise)
     return {
         "base": table.base["loss_test"] if table.base else None,
         "best_simple": table.best_simple,
-        "seed_noise": _noise(table),
+        "seed_noise": noise,
         "curve": {f"{s:g}": v for s, v in table.curve.items()},
         "arms": found,
-        "compositions": _compositions(table),
+        "compositions": best,
         "falsified": _falsified(table),
         "failures": [{k: r.get(k) for k in ("cell", "reason")} for r in table.failures()],
     }
+
+
+def regret(gain: float, best: float, noise: float | None) -> float | None:
+    """1 - gain / best: what is missing of the best composition's gain over random; None where that is within noise.
+
+    `gain`, `best`: nats/token below random; `noise`: standard deviation of random's loss over seeds.
+    """
+    return None if noise is None or best <= NOISES * noise else 1.0 - gain / best
 
 
 def _arm(table: Table, name: str) -> dict[str, Any]:
@@ -148,11 +162,17 @@ def _noise(table: Table) -> float | None:
 
 
 def _compositions(table: Table) -> dict[str, Any] | None:
-    rows = [r for r in table.ok if r["experiment"] == "compositions"]
+    """The composition that is best on valid, and its gain on test over random of the same seed."""
+    random_ = table.arms.get("random", {})
+    rows = [r for r in table.ok if r["experiment"] == "compositions" and r["seed"] in random_]
     if not rows:
         return None
     best = min(rows, key=lambda r: r["loss_valid"])
-    return {"n": len(rows), "best": best["method"], "loss_test": best["loss_test"], "loss_valid": best["loss_valid"]}
+    gains = {r["method"]: random_[r["seed"]]["loss_test"] - r["loss_test"] for r in rows}
+    return {
+        "n": len(rows), "best": best["method"], "gain": gains[best["method"]], "largest_on_test": max(gains.values()),
+        "median": float(np.median(list(gains.values()))), "better_than_random": sum(g > 0 for g in gains.values()),
+    }  # fmt: skip
 
 
 def _falsified(table: Table) -> dict[str, Any]:
@@ -223,8 +243,51 @@ def against_simple_table(summary: dict[str, Any]) -> str:
     return f"| arm | seeds | − {name} [t, 90 %] |\n|---|---|---|\n" + "\n".join(lines)
 
 
+def compositions_text(summary: dict[str, Any]) -> str:
+    """What random compositions reach, and the regret of every arm."""
+    best = summary["compositions"]
+    if not best:
+        return "Not run yet."
+    lines = [
+        f"Of {best['n']} random compositions of ten bins of perplexity (one seed) {best['better_than_random']} are "
+        f"better than random; their median gain is {best['median']:+.4f} nats/token. The one that is best on valid "
+        f"({best['best']}) gains "
+        f"{best['gain']:+.4f} on test (largest of all on test {best['largest_on_test']:+.4f})."
+    ]
+    told = [(n, a["regret"]) for n, a in summary["arms"].items() if a.get("regret") is not None]
+    if not told:
+        return f"{lines[0]} That is within {NOISES:g} standard deviations of a seed: no regrets are given."
+    lines += ["", "| arm | regret, share of that gain |", "|---|---|"]
+    return "\n".join(lines + [f"| {n} | {r:+.0%} |" for n, r in sorted(told, key=lambda item: item[1])])
+
+
+def falsified_text(summary: dict[str, Any]) -> str:
+    """Verdicts of F1, F4, F8 with their figures."""
+    found = summary["falsified"]
+    blocks = [f"**{name}.** {sentence}" for name, sentence in found["verdicts"].items()]
+    if "F1" in found:
+        lines = ["| F1: pair of shapes | difference of test loss [t, 90 %] | Holm p |", "|---|---|---|"]
+        for name, p in found["F1"]["pairs"].items():
+            told = "–" if p["holm"] is None else f"{p['holm']:.3f}"
+            lines.append(f"| {name} | {_interval(p)} | {told} |")
+        shapes = (f"{s} {m[0]:.3f}, {m[1]:.3f}" for s, m in found["F1"]["moments"].items())
+        blocks += ["\n".join(lines), f"Mean and spread of log-perplexity that were reached: {'; '.join(shapes)}."]
+    if "F4" in found:
+        lines = ["| F4: mean at this quantile of the pool | test loss |", "|---|---|"]
+        lines += [f"| {name.partition(':')[2]} | {loss:.4f} |" for name, loss in found["F4"]["levels"].items()]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) or "Not run yet."
+
+
 def failures_list(summary: dict[str, Any]) -> str:
     return "\n".join(f"* {f['cell']}: {f['reason']}" for f in summary["failures"]) or "None so far."
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "arms": arms_table, "simple": against_simple_table, "compositions": compositions_text, "falsified": falsified_text,
+    "failures": failures_list,
+}  # fmt: skip
+"""Marker on the page -> what stands there."""
 
 
 def differences_figure(table: Table, path: Path) -> None:
@@ -302,7 +365,7 @@ def analyse(results: Path, domain: str, page: Path = ROOT / "docs" / "results.md
         if predicted.exists():
             summary["laws"] = predictions.judge(pyarrow.csv.read_csv(predicted).to_pylist())
             text = fill(text, f"{key}-laws", predictions.table(summary["laws"]))
-        for name, make in (("arms", arms_table), ("simple", against_simple_table), ("failures", failures_list)):
+        for name, make in SECTIONS.items():
             text = fill(text, f"{key}-{name}", make(summary))
         figures: tuple[tuple[str, Figure], ...] = (("differences", differences_figure), ("curve", curve_figure))
         for name, draw in figures:

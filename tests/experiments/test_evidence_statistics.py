@@ -12,7 +12,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
-from evidence.analysis import Table, arms_table, failures_list, fill, summarise
+from evidence.analysis import Table, arms_table, compositions_text, failures_list, fill, summarise
 from evidence.falsify import bowl_or_monotone, same_moments, verdicts
 from evidence.predictions import judge
 from evidence.statistics import document_interval, efficiency, efficiency_interval, holm, paired
@@ -111,6 +111,29 @@ def test_summary_of_a_table_made_by_hand(tmp_path: Path) -> None:
     assert found["arms"]["mid"]["documents"] == pytest.approx((-0.1 / 3, -0.1 / 3))
     assert "no optimum" in failures_list(found)
     assert arms_table(found).splitlines()[2].startswith("| oracle | 3 | 3.9100 |")
+
+
+def test_regret_is_what_is_missing_of_the_best_composition() -> None:
+    """Random 4.00 and 4.02 (seed noise 0.014); two compositions gain 0.1 and 0.06, an arm 0.05: half is missing."""
+    mixed = [*rows("composition:0", [3.90]), *rows("composition:1", [3.94])]
+    mixed = [r | {"experiment": "compositions"} for r in mixed]
+    arms = [*rows("random", [4.00, 4.02]), *rows("mid", [3.95, 3.97])]
+    found = summarise(Table([*arms, *mixed], "pool-30"))
+    assert found["compositions"]["best"] == "composition:0"
+    assert found["compositions"]["gain"] == pytest.approx(0.1)
+    assert found["arms"]["mid"]["regret"] == pytest.approx(0.5)
+    assert "| mid | +50% |" in compositions_text(found)
+    noisy = summarise(Table([*rows("random", [4.00, 4.20]), *rows("mid", [3.95, 3.97]), *mixed], "pool-30"))
+    assert noisy["arms"]["mid"]["regret"] is None
+    assert "no regrets" in compositions_text(noisy)
+
+
+def test_the_best_composition_is_chosen_on_valid() -> None:
+    """So that its test loss is not the luckiest of 64."""
+    mixed = [r | {"experiment": "compositions"} for r in rows("composition:0", [3.90])]
+    lucky = [r | {"experiment": "compositions", "loss_valid": 5.0} for r in rows("composition:1", [3.80])]
+    found = summarise(Table([*rows("random", [4.00, 4.02]), *mixed, *lucky], "pool-30"))["compositions"]
+    assert (found["best"], found["largest_on_test"]) == ("composition:0", pytest.approx(0.2))
 
 
 def test_shapes_that_differ_are_told_apart() -> None:
