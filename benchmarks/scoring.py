@@ -33,13 +33,12 @@ HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "scoring.jsonl", HERE.parent / "docs" / "results" / "scoring-speed.md"
 SOURCE = HERE.parent / "src" / "pplscape"
 EMBEDDED = SOURCE / "embedded" / "base-2.6m"
-REPETITIONS, WINDOW = 3, 512
-TOKENS = {"short": 4_000, "mixed": 3_000, "long": 2_000}
-"""Short texts: enough for two batches a thread also where a model gets half of it."""
+REPETITIONS, WINDOW = 5, 512
+TOKENS = {"short": 6_000, "mixed": 6_000, "long": 4_000}
 MODELS = {"50k": (50_304, 512, 8), "152k": (151_936, 512, 8), "124m": (50_304, 768, 12)}
 """Vocabulary, width, layers: 51, 103 and 124 M parameters."""
 PEERS = ("loop", "padded", "lm-eval", "data-juicer")
-SCALES = {"": 1.0, "-152k": 0.5, "-2.6m": 10.0}
+SCALES = {"": 1.0, "-152k": 0.5, "-2.6m": 6.0}
 """Text in multiples of TOKENS, by what a model costs; its name ends the file's, if it stands here."""
 BATCHES = {"short": (16, 64), "mixed": (2, 6), "long": (2, 6)}
 LOWER = ("pplscape bf16", "loop bf16", "padded bf16", "matmul bf16")
@@ -176,7 +175,7 @@ def measure(folder: Path, cell: str, team: dict[str, Contestant], n_rounds: int)
         answers = [r[name] for r in rounds]
         found[name] = {
             "seconds": [round(a["seconds"], 4) for a in answers], "tokens": answers[0]["tokens"],
-            "peak_mib": answers[-1]["peak_mib"], "batch": sizes[name],
+            "peak_mib": answers[-1]["peak_mib"], "batch": sizes[name], "padding": answers[0].get("padding"),
         }  # fmt: skip
         if name.startswith("matmul"):
             found[name]["seconds_per_token"] = [a["nll"][0] for a in answers]
