@@ -77,15 +77,18 @@ def test_what_is_taken_already_stays():
     assert found.tokens.sum() == pytest.approx(1000)
 
 
-def test_the_strength_with_the_best_lower_bound():
+def test_no_stronger_than_doubt_asks_for():
+    """10th percentile = mean - 1.28 spreads: below 0 for the first strength, above for the others."""
     rng = np.random.default_rng(0)
-    mean, spread = np.array([0.06, 0.05, 0.02]), np.array([0.08, 0.02, 0.01])
+    mean, spread = np.array([0.06, 0.03, 0.05]), np.array([0.08, 0.02, 0.01])
     gains = mean + spread * rng.normal(size=(2000, 1))
-    assert choose(gains, (0.0, 0.3, 1.0)) == 0.3
-    assert choose(np.zeros((50, 3)), (0.0, 0.3, 1.0)) == 0.0
+    assert choose(gains, (0.3, 0.6, 1.0)) == 0.6  # surer to gain than the first, though 1.0 has the better bound
+    assert choose(gains[:, [2, 1, 0]], (0.3, 0.6, 1.0)) == 0.3
+    assert choose(gains[:, [0, 0, 0]] * [1, 0.5, 0.7], (0.3, 0.6, 1.0)) == 0.6  # nothing is sure: the smallest loss
+    assert choose(np.zeros((50, 3)), (0.3, 0.6, 1.0)) == 0.3
     lost = gains.copy()
     lost[:300, 1] = np.nan
-    assert choose(lost, (0.0, 0.3, 1.0)) == 1.0
+    assert choose(lost, (0.3, 0.6, 1.0)) == 1.0
 
 
 def test_a_negative_hedge_is_refused():

@@ -137,7 +137,7 @@ def test_a_law_on_levels_takes_the_right_domain(world: dict[str, Path], tmp_path
         taken = _table(chosen / "selected")
         shares[levels] = float(np.average(_is_ours(taken), weights=taken["length"].to_numpy()))
     assert shares[1] < 0.75
-    assert shares[3] > 0.85
+    assert shares[3] > 0.8
     assert read_json(law, "fit")["bins"]["axis"] == "likeness"
     assert "likeness 3 of 3" in (tmp_path / "3" / "selection" / "summary.md").read_text()
     probed = probe(

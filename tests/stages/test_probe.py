@@ -230,7 +230,7 @@ def test_the_second_axis_finds_what_the_first_cannot(world: dict[str, Path], tmp
         test = [r for r in rows if r["split"] == "test"]
         losses[levels] = sum(r["nll_sum"] for r in test) / sum(r["n_tokens"] for r in test)
     assert shares[1] < 0.75
-    assert shares[3] > 0.85
+    assert shares[3] > 0.8
     assert losses[3] < losses[1] - 0.02
 
 

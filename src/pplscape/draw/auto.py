@@ -130,12 +130,12 @@ def utility_of(law: Law) -> Utility:
 
 
 def hedge_of(law: Law, utility: Utility, unique: Floats, budget: int, max_epochs: float) -> float:
-    """The strength of the hedge with the best lower bound by this law's refits; 0 if it has none.
+    """The strength of the hedge that this law's refits ask for, the least if it has none; see `draw/hedge.py`.
 
     `unique` [K]: tokens that the pool holds in each bin.
     """
     if not law.resamples:
-        return 0.0
+        return hedge.STRENGTHS[0]
     plans = [hedge.allocate(utility, unique, budget, t, max_epochs).tokens for t in hedge.STRENGTHS]
     tokens = np.array([unique * min(budget / unique.sum(), max_epochs), *plans])
     asked = Compositions(tokens.sum(1), bin_tokens=tokens, bin_unique_tokens=np.minimum(tokens, unique))
