@@ -12,13 +12,15 @@ embedded model is trained.
 
     PPLSCAPE_DATA=... python benchmarks/accuracy.py [MODEL...]
 
-writes results/accuracy.json and docs/results/scoring-accuracy.md; given models only are measured again.
+writes results/accuracy.json and docs/results/scoring-accuracy.md; given models only are measured again. The page names
+those that were measured with other code than today's.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import platform
@@ -47,6 +49,7 @@ from architectures import CONFIGURATIONS, Reference, build  # noqa: E402
 JSON, PAGE = ROOT / "benchmarks/results/accuracy.json", ROOT / "docs/results/scoring-accuracy.md"
 GUIDE, MARKS = ROOT / "docs/scoring.md", ("<!-- accuracy -->", "<!-- /accuracy -->")
 DTYPES = ("float32", "float16", "bfloat16")
+ENGINE = ROOT / "src" / "pplscape" / "engines"
 EMBEDDED = "embedded"
 Nlls = list[np.ndarray]
 
@@ -145,11 +148,18 @@ def ways_of_16_bits(
 # ---- all together ------------------------------------------------------------------------------------------------
 
 
+def code() -> str:
+    """Fingerprint of what is measured."""
+    names = ("base", "head", "lanes", "likelihood", "loading", "packed", "transformers")
+    parts = [*(ENGINE / f"{n}.py" for n in names), ROOT / "tests" / "engines" / "architectures.py"]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in parts)).hexdigest()[:12]
+
+
 def measure(name: str, folder: str, chunks: Sequence[np.ndarray], noisy: int) -> tuple[list[dict[str, Any]], Nlls]:
     rows, reference = [], reference_of(folder, chunks, TransformersEngine(folder).prefix)
     for dtype in DTYPES:
         engine = TransformersEngine(folder, dtype=dtype)
-        row = {"model": name, "dtype": dtype, **errors(engine.nll(chunks), reference)}
+        row = {"model": name, "dtype": dtype, "code": code(), **errors(engine.nll(chunks), reference)}
         rows.append(row | {"batch": batch_noise(engine, chunks[:noisy])})
         print(rows[-1], flush=True)
     return rows, reference
@@ -211,6 +221,13 @@ BATCH = {
 HEADS = {"low-ce": "16 bits, cross-entropy too", "low": "16 bits", "fp32": "float32"}
 
 
+def earlier(found: dict[str, Any]) -> str:
+    """A sentence that names the models measured with other code than today's."""
+    models = {r["model"]: r.get("code") for r in [*found["embedded"], *found["architectures"]]}
+    old = [name for name, with_code in models.items() if with_code != code()]
+    return f"\nMeasured with earlier code: {'all' if len(old) == len(models) else ', '.join(old)}." if old else ""
+
+
 def page(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {found['machine']['versions'][k]}" for k in ("torch", "transformers"))
     machine, (n_chunks, n_tokens), (n_small, small_tokens) = found["machine"], found["chunks"], found["small_chunks"]
@@ -229,7 +246,7 @@ mean and largest; *half that changes*: of the half of the chunks with the lowest
 dtype; *batch*: largest difference of the same token, and the same chunk's mean, between five ways of
 batching.
 Made by `benchmarks/accuracy.py`: {machine["cpu"]}, {machine["threads"]} thread(s), {versions}.
-**Not run on a GPU**: none was at hand.{note}
+**Not run on a GPU**: none was at hand.{note}{earlier(found)}
 
 ## The embedded model, trained (2.6 M parameters, {n_chunks} chunks of biomedical text, {n_tokens:,} tokens)
 

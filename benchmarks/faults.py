@@ -1,12 +1,13 @@
 """Kill prepare and score with SIGKILL at random moments until they finish: are the data files the same?
 
-    python benchmarks/faults.py [--kills 30] [--model-kills 6] [--out benchmarks/results/faults.json]
+    python benchmarks/faults.py [--kills 30] [--model-kills 6] [--worker-kills 12] [--out FILE]
 
-Three series, each repeated with new folders until it has its kills: a corpus prepared and scored with the fake engine;
-the same as an extension of a folder that holds half of the files; a small corpus scored with the embedded model. Every
-process is a real one and is killed at a random time (seeded) while it works. Parts are made small, so that there are
-many. At the end every file of the killed folders must have the sha256 of the undisturbed run, the counts
-must be equal, and no part may have been done twice.
+Four series, each repeated with new folders until it has its kills: a corpus prepared and scored with the fake engine;
+the same as an extension of a folder that holds half of the files; a small corpus scored with the embedded model; a
+prepared corpus scored by two worker processes, of which one, or their coordinator, is killed. Every process is a real
+one and is killed at a random time (seeded) while it works. Parts are made small, so that there are many. At the end
+every file of the killed folders must have the sha256 of the undisturbed run, the counts must be equal, no part may have
+been done twice, and no worker may outlive its coordinator. Series that get no kills are not run and keep their rows.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from faults_workers import prepared_in_parts, run_workers
 from transformers import PreTrainedTokenizerFast
 
 from pplscape import manifest
@@ -130,7 +132,11 @@ class Series:
     done_twice: list[str] = field(default_factory=list)
     """Parts that a run did although one before had done them; a part's last file makes it done."""
     killed_in: Counter[str] = field(default_factory=Counter)
-    """What was there when it was killed."""
+    """What was there when it was killed, or which process it was."""
+    given_up: int = 0
+    """Runs that ended with an error, because one part's workers were killed twice, and were started again."""
+    left_behind: int = 0
+    """Workers that did not end after their coordinator."""
 
 
 def files_of(out: Path) -> dict[str, Any]:
@@ -198,34 +204,48 @@ def kill(job: Job, delay: float, found: Series) -> bool:
     return False
 
 
-def all_series(folder: Path, tokenizer: str, kills: int, model_kills: int, seed: int, rows: int) -> list[Series]:
-    """The three series; `tokenizer`: a small model folder for the fake engine."""
-    rng = random.Random(seed)
+def all_series(folder: Path, tokenizer: str, told: argparse.Namespace) -> list[Series]:
+    """The series that are given kills; `tokenizer`: a small model folder for the fake engine."""
+    rng = random.Random(told.seed)
     (folder / "in").mkdir()
-    (folder / "small").mkdir()
-    files = write_corpus(folder / "in", 6, rows)
-    part = max(4000, 25 * rows * len(files))
-    done = [run_series("fresh", Job(files, tokenizer, "fake", part), kills - kills // 3, folder, rng)]
-    base = Job(files[:3], tokenizer, "fake", part, str(folder / "base"), str(folder / "base.log"))
-    finish(base.start(), base)
-    done.append(run_series("extension", Job(files, tokenizer, "fake", part), kills // 3, folder, rng, folder / "base"))
-    if model_kills:
-        small = write_corpus(folder / "small", 2, max(20, rows // 8), seed=1)
-        done.append(run_series("embedded model", Job(small, "demo", "transformers", 10_000), model_kills, folder, rng))
+    files = write_corpus(folder / "in", 6, told.rows)
+    part = max(4000, 25 * told.rows * len(files))
+    done = []
+    if told.kills:
+        fresh = Job(files, tokenizer, "fake", part)
+        done.append(run_series("fresh", fresh, told.kills - told.kills // 3, folder, rng))
+        base = Job(files[:3], tokenizer, "fake", part, str(folder / "base"), str(folder / "base.log"))
+        finish(base.start(), base)
+        done.append(run_series("extension", fresh, told.kills // 3, folder, rng, folder / "base"))
+    if told.model_kills:
+        (folder / "small").mkdir()
+        small = write_corpus(folder / "small", 2, max(20, told.rows // 8), seed=1)
+        job = Job(small, "demo", "transformers", 10_000)
+        done.append(run_series("embedded model", job, told.model_kills, folder, rng))
+    if told.worker_kills:
+        prepared = prepared_in_parts(files, tokenizer, part // 2, folder)
+        done.append(run_workers(Series("two workers"), prepared, tokenizer, told.worker_kills, folder, rng))
     return done
+
+
+def store(found: list[Series], path: Path) -> None:
+    """Write these rows in place of their older ones."""
+    old = json.loads(path.read_text()) if path.exists() else []
+    rows = {row["name"]: row for row in [*old, *(vars(s) for s in found)]}
+    path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=30, help="of the first two series together")
     parser.add_argument("--model-kills", type=int, default=6)
+    parser.add_argument("--worker-kills", type=int, default=12)
     parser.add_argument("--rows", type=int, default=600, help="of each of six files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = small_tokenizer(Path(folder) / "tokenizer")
-        found = all_series(Path(folder), tokenizer, options.kills, options.model_kills, options.seed, options.rows)
+        found = all_series(Path(folder), small_tokenizer(Path(folder) / "tokenizer"), options)
     print("| series | kills | runs | files | undisturbed, s | killed in | files that differ | parts done twice |")
     print("|---|---|---|---|---|---|---|---|")
     for s in found:
@@ -235,8 +255,8 @@ def main() -> int:
             f"{len(s.done_twice)} |"
         )
     if options.out:
-        options.out.write_text(json.dumps([vars(s) for s in found], indent=1) + "\n")
-    return int(any(s.differing or s.done_twice for s in found))
+        store(found, options.out)
+    return int(any(s.differing or s.done_twice or s.left_behind for s in found))
 
 
 if __name__ == "__main__":

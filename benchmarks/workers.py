@@ -5,7 +5,9 @@ one process with two threads (two lanes of one), two processes with one, both he
 one thread for the scaling. Scores must be the same bytes in all ways. Rates are taken twice: of the whole command, and
 after every worker has finished its first part, which leaves out starting.
 
-    python benchmarks/workers.py [--parts 8]
+    python benchmarks/workers.py [--parts 12]
+
+writes results/workers.json and docs/results/scaling.md; --page writes the page from the stored figures.
 """
 
 from __future__ import annotations
@@ -39,7 +41,28 @@ WAYS: dict[str, dict[str, Any]] = {
     "Ray, 1 actor, 1 thread": {"executor": "ray", "workers": 1, "threads": 1},
     "Ray, 2 actors, 1 thread": {"executor": "ray", "workers": 2, "threads": 1},
 }
-RESULT = Path(__file__).parent / "results" / "workers.json"
+HERE = Path(__file__).parent
+RESULT, PAGE = HERE / "results" / "workers.json", HERE.parent / "docs" / "results" / "scaling.md"
+
+TEXT = """# Scoring with several workers
+
+    python benchmarks/workers.py
+
+Embedded model (2.6 M parameters), fp32, {tokens} tokens in {parts} parts, one machine with {cores} cores, run once.
+*Steady*: after every worker has finished its first part. *Load*: average of the machine's last minute at the end of the
+way, its own work included.
+
+| way | tokens/s, whole command | tokens/s, steady | first part after, s | load |
+|---|---|---|---|---|
+{table}
+
+{bytes} One measurement each: differences of a fifth mean nothing.
+
+Two processes of one thread are {processes} times as fast as one, two Ray actors {actors} times as fast as one; one
+process that computes two batches at a time reaches {lanes}.
+
+The first part is there after {soonest}-{latest} s, which a job of hours does not notice.
+"""
 
 
 def corpus(folder: Path, parts: int, part_bytes: int) -> Path:
@@ -88,15 +111,11 @@ def _digest(files: Any) -> str:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", type=int, default=8)
-    parser.add_argument("--part-bytes", type=int, default=60_000)
-    parser.add_argument("--result", type=Path, default=RESULT)
-    given = parser.parse_args()
+def measured(n_parts: int, part_bytes: int) -> dict[str, Any]:
+    """All ways once."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = corpus(Path(scratch), given.parts, given.part_bytes)
+        prepared = corpus(Path(scratch), n_parts, part_bytes)
         parts = len(Prepared(prepared).parts("pool"))
         found = {}
         for name, way in WAYS.items():
@@ -104,12 +123,41 @@ def main() -> None:
             print(name, found[name], flush=True)
     machine = {"cores": len(os.sched_getaffinity(0)), "cpu": platform.processor()}
     same = len({row.get("data") for row in found.values()}) == 1
-    given.result.parent.mkdir(exist_ok=True)
-    given.result.write_text(json.dumps({"ways": found, "parts": parts, "same_bytes": same, **machine}, indent=1) + "\n")
-    print("| way | tokens/s, whole command | tokens/s, steady | first part after, s |\n|---|---|---|---|")
-    for name, row in found.items():
-        print(f"| {name} | {row['whole_rate']:,} | {row['steady_rate']:,} | {row['first_part']} |")
-    print("same bytes:", same)
+    return {"ways": found, "parts": parts, "same_bytes": same, **machine}
+
+
+def page(found: dict[str, Any]) -> str:
+    """docs/results/scaling.md"""
+    ways = found["ways"]
+    lines = [
+        f"| {name} | {row['whole_rate']:,} | {row['steady_rate']:,} | {row['first_part']:.1f} | {row['load']} |"
+        for name, row in ways.items()
+    ]
+    first = [row["first_part"] for row in ways.values()]
+    (tokens,) = {row["tokens"] for row in ways.values()}
+    alone, on_ray = "1 process, 1 thread", "Ray, 1 actor, 1 thread"
+
+    def times(one: str, other: str) -> str:
+        return f"{ways[one]['steady_rate'] / ways[other]['steady_rate']:.1f}"
+
+    return TEXT.format(
+        tokens=f"{tokens:,}", parts=found["parts"], cores=found["cores"], table="\n".join(lines),
+        bytes="All data files are the same bytes." if found["same_bytes"] else "**The data files differ.**",
+        processes=times("2 processes, 1 thread", alone), actors=times("Ray, 2 actors, 1 thread", on_ray),
+        lanes=times("1 process, 2 threads", alone), soonest=f"{min(first):.0f}", latest=f"{max(first):.0f}",
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", type=int, default=12, help="about so many")
+    parser.add_argument("--part-bytes", type=int, default=60_000)
+    parser.add_argument("--page", action="store_true", help="write the page from the stored figures")
+    given = parser.parse_args()
+    if not given.page:
+        RESULT.write_text(json.dumps(measured(given.parts, given.part_bytes), indent=1) + "\n")
+    PAGE.write_text(page(json.loads(RESULT.read_text())))
+    print(PAGE.read_text())
 
 
 if __name__ == "__main__":

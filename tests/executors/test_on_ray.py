@@ -59,7 +59,7 @@ def test_distinct_processes_and_nodes_and_a_killed_actor(
     parted: Path, bigram_dir: Path, reference: Path, tmp_path: Path, on: dict[str, Any], disturb: Callable[..., Path]
 ) -> None:
     """Parts 0 and 1 are in work at the same time; the actor that holds part 3 is killed (SIGKILL) in the middle."""
-    marks = disturb(deadly=(3,), together=(0, 1))
+    marks = disturb(deadly=(3,), together=((0, 1),))
     found = score(parted, model=str(bigram_dir), engine="fake", out=tmp_path / "s", **on)
     assert (marks / "died-3").exists()
     assert_same_scores(found, reference)
@@ -76,7 +76,7 @@ def test_a_lost_node(
     disturb: Callable[..., Path],
 ) -> None:  # fmt: skip
     """The node whose actor holds part 2 is taken away: the part, and what else it held, is done elsewhere."""
-    marks = disturb(stuck=(2,), together=(0, 1))
+    marks = disturb(stuck=(2,), together=((0, 1),))
     lost: list[str] = []
 
     def take_away() -> None:
@@ -94,14 +94,23 @@ def test_a_lost_node(
     assert all(lost[0] not in where for where, parts in workers_of(found).items() if 2 in parts)
 
 
-def test_a_real_model(
+def test_a_real_model_by_two_actors(
     parted: Path, tiny_model_dir: Path, tiny_reference: Path, tmp_path: Path, on: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    disturb: Callable[..., Path], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """From a relative path, which means the same to workers."""
+    """Parts are in work two by two, so each of a pair has a process of its own. From a relative path, which means the
+    same to workers.
+    """
     monkeypatch.chdir(parted.parent)
-    found = score(parted.name, model=str(tiny_model_dir), out=tmp_path / "s", **on | {"threads": 1, "workers": 1})
+    pairs = tuple((part, part + 1) for part in range(0, PARTS, 2))
+    disturb(together=pairs)
+    found = score(parted.name, model=str(tiny_model_dir), out=tmp_path / "s", **on | {"threads": 1, "workers": 2})
     assert_same_scores(found, tiny_reference)
+    by = {part: where.split(":")[-1] for where, parts in workers_of(found).items() for part in parts}
+    assert sorted(by) == list(range(PARTS))
+    assert all(by[one] != by[other] for one, other in pairs)
+    assert len(set(by.values())) == 2
+    assert str(os.getpid()) not in by.values()
 
 
 def test_errors_and_resources(tmp_path: Path, on: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def test_two_workers_one_killed_give_the_same_files(
     parted: Path, bigram_dir: Path, reference: Path, tmp_path: Path, disturb: Callable[..., Path]
 ) -> None:
     assert len(workers_of(reference)) == 1
-    marks = disturb(deadly=(2,), together=(0, 1))
+    marks = disturb(deadly=(2,), together=((0, 1),))
     found = score(parted, model=str(bigram_dir), engine="fake", out=tmp_path / "two", workers=2)
     assert (marks / "died-2").exists()
     assert_same_scores(found, reference)

@@ -90,8 +90,8 @@ class DisturbedScoring(Scoring):
     """Parts whose first worker is killed (SIGKILL) after it has scored some of the chunks."""
     stuck: tuple[int, ...] = ()
     """Parts whose first worker writes where it is, and waits for its end."""
-    together: tuple[int, ...] = ()
-    """Parts that must be in work at the same time."""
+    together: tuple[tuple[int, ...], ...] = ()
+    """Groups of parts; those of a group must be in work at the same time."""
 
     def __call__(self, tell: Tell) -> Callable[[int], tuple[bytes, bytes]]:
         at: list[int] = []
@@ -99,10 +99,11 @@ class DisturbedScoring(Scoring):
         def disturbed(tokens: int) -> None:
             tell(tokens)
             part = at[-1]
-            if part in self.together:
-                (self.folder / f"begun-{part}").touch()
-                for other in self.together:
-                    wait_for(self.folder / f"begun-{other}")
+            for group in self.together:
+                if part in group:
+                    (self.folder / f"begun-{part}").touch()
+                    for other in group:
+                        wait_for(self.folder / f"begun-{other}")
             if part in self.deadly and once(self.folder / f"died-{part}"):
                 die()
             if part in self.stuck and once(self.folder / f"stuck-{part}.tmp"):

@@ -36,7 +36,7 @@ def test_killed_at_random_moments_the_files_are_those_of_an_undisturbed_run(tmp_
     """A small run of the benchmark, which kills more often and the embedded model, too."""
     if not SCRIPT.exists():
         pytest.skip("benchmarks/ is not part of this installation")
-    numbers = ["--kills", "3", "--model-kills", "0", "--rows", "8", "--seed", "1"]
+    numbers = ["--kills", "3", "--model-kills", "0", "--worker-kills", "0", "--rows", "8", "--seed", "1"]
     options = [*numbers, "--out", str(tmp_path / "found.json")]
     subprocess.run([sys.executable, str(SCRIPT), *options], check=True, timeout=250)
     fresh, extension = json.loads((tmp_path / "found.json").read_text())

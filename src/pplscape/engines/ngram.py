@@ -1,4 +1,4 @@
-"""Scoring with an n-gram model over the model's own tokens: no network, no torch, millions of tokens a second.
+"""Scoring with an n-gram model over the model's own tokens: no network, no torch.
 
 It knows how often tokens follow one another in a reference text (`kneser_ney`), nothing else: a pre-filter and a
 baseline. The counts are written beside the scores as ngram.parquet, which can be the reference of other scores.
