@@ -21,7 +21,7 @@ import pyarrow.csv
 from pplscape.manifest import write_atomic
 
 from . import predictions
-from .cells import BANDS, LIKENED, SIMPLE, SWEEP_SEEDS, chosen_band
+from .cells import BANDS, LIKENED, SIMPLE, SWEEP_SEEDS, chosen_band, plan
 from .costs import costs
 from .falsify import bowl_or_monotone, same_moments, verdicts
 from .figures import curve_figure, differences_figure
@@ -42,7 +42,7 @@ class Table:
 
     def __init__(self, rows: Iterable[Row], pool: str, test: Mapping[str, Sequence[Any]] | None = None):
         """`test`: n_tokens and source [documents], in the order of the rows' `nll_test`."""
-        self.test = test
+        self.pool, self.test = pool, test
         self.all = [r for r in rows if r["pool"] == pool]
         self.ok = [r for r in self.all if r["status"] == "ok"]
 
@@ -128,6 +128,7 @@ def summarise(table: Table) -> dict[str, Any]:
         "curve": {f"{s:g}": list(v.values()) for s, v in table.curve.items()},
         "arms": found,
         "commits": _commits(table),
+        "missing": _missing(table),
         "compositions": best,
         "falsified": _falsified(table),
         "failures": [{k: r.get(k) for k in ("cell", "reason")} for r in table.failures()],
@@ -245,11 +246,17 @@ def regret(gains: Sequence[float], best: Sequence[float], noise: float | None) -
 
 
 def _commits(table: Table) -> dict[str, Any]:
-    """How many of the arms' rows (random's curve included) each commit made, and what runs made again say."""
+    """How many of the arms' rows (random's curve included) each commit made, and what runs made again say.
+
+    `after`: commits whose first row is newer than the last run made again, so that nothing ties them to the others.
+    """
     rows = sorted((r for r in table.ok if r["experiment"] == "primary"), key=lambda r: r.get("finished", ""))
     made: dict[str, int] = defaultdict(int)
     for r in rows:
         made[r.get("revision", "unknown")] += 1
+    bridged = {r.get("revision", "unknown") for r in table.ok if r["experiment"] == BRIDGE}
+    last = max((r.get("finished", "") for r in table.ok if r["experiment"] == BRIDGE), default="")
+    before = {r.get("revision", "unknown") for r in rows if r.get("finished", "") <= last}
     first = {(r["method"], r["seed"], r["size"]): r for r in rows}
     again = [
         {
@@ -259,7 +266,20 @@ def _commits(table: Table) -> dict[str, Any]:
         for r in table.ok
         if r["experiment"] == BRIDGE and (was := first.get((r["method"], r["seed"], r["size"])))
     ]  # fmt: skip
-    return {"rows": dict(made), "again": again}
+    return {"rows": dict(made), "again": again, "after": [c for c in made if c not in before | bridged]}
+
+
+def _missing(table: Table) -> list[dict[str, Any]]:
+    """Cells of the protocol's plan that have no row: method, experiment, size and seeds."""
+    band = next(m for m in table.simple if m not in SIMPLE)
+    if band not in BANDS:
+        return []
+    there = {(r["experiment"], r["method"], r["seed"], r["size"]) for r in table.all}
+    seeds: dict[tuple[str, str, float], list[int]] = defaultdict(list)
+    for c in plan(table.pool, band):
+        if (c.experiment, c.method, c.seed, c.size) not in there:
+            seeds[c.experiment, c.method, c.size].append(c.seed)
+    return [{"experiment": e, "method": m, "size": size, "seeds": s} for (e, m, size), s in seeds.items()]
 
 
 def _falsified(table: Table) -> dict[str, Any]:

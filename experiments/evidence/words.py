@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,7 +88,30 @@ def commits_text(summary: Summary) -> str:
         f"`{r['method']}`, seed {r['seed']}, of `{r['of']}` again with `{r['revision']}`: {r['difference']:+.5f} nats"
         for r in summary["commits"]["again"]
     )
-    return f"Commits in order (rows of this pool's arms and random's curve): {made}. Run again: {again or 'none'}."
+    after = ", ".join(f"`{revision}`" for revision in summary["commits"]["after"])
+    newer = f" Newer than the last of these, so tied by nothing yet: {after}." if again and after else ""
+    head = f"Commits in order (rows of this pool's arms and random's curve): {made}."
+    return f"{head} Run again: {again or 'none'}.{newer}"
+
+
+def missing_text(summary: Summary) -> str:
+    """Cells of the plan that have no row; those of an experiment other than the arms by their number."""
+    arms = [m for m in summary["missing"] if m["experiment"] == "primary"]
+    told = [
+        f"`{m['method']}`{'' if m['size'] == 1 else ' at {:g} D'.format(m['size'])} ({_range(m['seeds'])})"
+        for m in arms
+    ]
+    others: dict[str, int] = defaultdict(int)
+    for m in summary["missing"]:
+        others[m["experiment"]] += len(m["seeds"])
+    told += [f"{n} cells of {name}" for name, n in others.items() if name != "primary"]
+    return f"{'; '.join(told)}." if told else "Nothing of the plan."
+
+
+def _range(seeds: Sequence[int]) -> str:
+    in_a_row = len(seeds) > 2 and len(seeds) == seeds[-1] - seeds[0] + 1
+    told = f"{seeds[0]}-{seeds[-1]}" if in_a_row else ", ".join(map(str, seeds))
+    return f"seed{'s' if len(seeds) > 1 else ''} {told}"
 
 
 def _against(summary: Summary, key: str, reference: str) -> str:
@@ -201,6 +225,6 @@ def failures_list(summary: Summary) -> str:
 SECTIONS: dict[str, Callable[[Summary], str]] = {
     "arms": arms_table, "commits": commits_text, "oracle": against_oracle_table, "simple": against_simple_table,
     "sources": sources_table, "compositions": compositions_text, "falsified": falsified_text, "costs": costs_table,
-    "failures": failures_list,
+    "failures": failures_list, "missing": missing_text,
 }  # fmt: skip
 """Marker on the page -> what stands there."""

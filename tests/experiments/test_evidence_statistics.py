@@ -13,6 +13,7 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 from evidence.analysis import Table, fill, regret, summarise
+from evidence.cells import BANDS
 from evidence.costs import break_even, pilot_tokens
 from evidence.falsify import bowl_or_monotone, left_out_errors, same_moments, verdicts
 from evidence.predictions import NOTHING, judge
@@ -25,6 +26,7 @@ from evidence.words import (
     compositions_text,
     factor_text,
     failures_list,
+    missing_text,
     p_text,
     sources_table,
 )
@@ -262,13 +264,27 @@ def test_gains_are_told_by_source() -> None:
 
 
 def test_commits_and_what_bridges_them() -> None:
+    """The rerun of commit bbb ties aaa to it; ccc came later."""
     found = made(
         rows("random", [4.0], revision="aaa", finished="1"), rows("run", [3.9], revision="bbb", finished="2"),
-        [{**rows("random", [4.0001], revision="bbb")[0], "experiment": "again"}],
+        rows("mid", [3.9], revision="ccc", finished="4"),
+        [{**rows("random", [4.0001], revision="bbb", finished="3")[0], "experiment": "again"}],
     )  # fmt: skip
     told = commits_text(found)
-    assert "`aaa` (1), `bbb` (1)" in told
+    assert "`aaa` (1), `bbb` (1), `ccc` (1)" in told
+    assert told.endswith("tied by nothing yet: `ccc`.")
     assert "`random`, seed 0, of `aaa` again with `bbb`: +0.00010" in told
+
+
+def test_what_is_missing_of_the_plan() -> None:
+    bands = [{**rows(b, [4.0 + 0.1 * k])[0], "experiment": "choose", "size": 0.25} for k, b in enumerate(BANDS)]
+    found = made(rows("random", [4.0] * 7), rows("random", [4.2, 4.2], 0.25), rows("mid", [4.0] * 8), bands)
+    told = missing_text(found)
+    assert told.startswith("`base` (seed 0); `oracle` (seeds 0-7); `band:0.05,0.55` (seeds 0-7); ")
+    assert "; `random` (seed 7); " in told
+    assert "; `random` at 0.25 D (seed 2); `random` at 4 D (seeds 0-2); " in told
+    assert "`mid`" not in told.replace("`mid+", "")
+    assert told.endswith("64 cells of compositions; 9 cells of F1; 21 cells of F4.")
 
 
 def test_p_values_are_never_shown_as_zero() -> None:
