@@ -5,7 +5,8 @@ valid losses of the arms at D. Of every number of trunks, REPETITIONS parts of t
 trunks random ones, at least one); each part's law is asked for the arms' losses at D. Reported are, as means over parts
 with 90 % of the parts between the bounds: the error of the predicted gains over random, of the losses as a share of the
 improvement over the base model, the rank correlation over arms, the regret of the arm that the law calls best (against
-the best measured), and how often that arm beats random.
+the best measured), and how often that arm beats random. `chance` takes one of the arms at random. Four of the arms were
+made by laws of these same pilots, so what is asked here is no new text.
 
     python experiments/real_pilots.py [--domain biomed] [--pool pool-30]
 
@@ -83,6 +84,11 @@ def judge(fit: Fit, arms: RunTable) -> Row:
     }
 
 
+def chance(loss: np.ndarray) -> Row:
+    """Means over arms, random (first of `loss` [arms]) among them: what taking any of them would give."""
+    return {"regret": float((loss - loss.min()).mean()), "right": float((loss < loss[0]).mean())}
+
+
 def parts(groups: np.ndarray, n: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Rows of each part of n trunks; the whole if n is all."""
     trunks = np.unique(groups)
@@ -127,6 +133,8 @@ def page(rows: list[Row], arms: RunTable, seeds: list[str]) -> str:
         "| form | trunks | error of gains | error of losses | rank correlation | regret | beats random |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
+    luck = chance(arms.loss)
+    text.append(f"| chance | 0 | – | – | – | {luck['regret']:.4f} | {luck['right']:.0%} |")
     for form in FORMS:
         for n in TRUNKS:
             mine = [r for r in rows if (r["form"], r["trunks"]) == (form, n)]

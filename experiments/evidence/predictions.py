@@ -7,7 +7,7 @@ were fitted.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,42 +76,82 @@ def predict(pool: Path, rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+NOTHING = "no composition (random's measured loss)"
+"""Baseline: every arm ends where random ends, which no law knows."""
+
+
+def baseline(predictions: Sequence[Row]) -> list[Row]:
+    """One row an arm's run, predicted to end at random's mean measured loss; none if random is not there."""
+    runs = list({(p["method"], p["seed"]): p for p in predictions}.values())
+    random_ = [p["loss_valid"] for p in runs if p["method"] == "random"]
+    told = {"form": NOTHING, "predicted": float(np.mean(random_)), "low": np.nan, "high": np.nan} if random_ else {}
+    return [p | told | {"chosen": False} for p in runs if told]
+
+
 def judge(predictions: Sequence[Row], size: float = 1.0) -> dict[str, Row]:
-    """Per form at one size, every method counted once: error, as a share of the gain, coverage, rank correlation."""
+    """Per form at one size, every method counted once: errors of losses and of gains over random, coverage, ranks.
+
+    `mae_over_gain`: error over the mean improvement on the base model. `gain_error`: of the gain over random, which is
+    paired by seed. `held`: arms whose mean loss lies within the mean interval; None where a form has no interval.
+    `blind`: the same without the oracle, which chooses by what bins of perplexity do not show.
+    """
+    mine = [p for p in predictions if p["size"] == size]
+    mine += baseline(mine)
     found = {}
-    for form in dict.fromkeys(p["form"] for p in predictions):
-        mine = [p for p in predictions if p["form"] == form and p["size"] == size]
-        if not mine:
-            continue
-        error, covered, means = defaultdict(list), defaultdict(list), defaultdict(list)
-        for p in mine:
-            error[p["method"]].append(p["predicted"] - p["loss_valid"])
-            covered[p["method"]].append(p["low"] <= p["loss_valid"] <= p["high"])
-            means[p["method"]].append((p["predicted"], p["loss_valid"]))
-        pairs = np.array([np.mean(v, axis=0) for v in means.values()])
-        gain = float(mine[0]["base_loss"] - np.mean(pairs[:, 1]))
-        mae = float(np.mean([np.mean(np.abs(v)) for v in error.values()]))
-        found[form] = {
-            "methods": len(error), "mae": mae, "mae_over_gain": mae / gain,
-            "bias": float(np.mean([np.mean(v) for v in error.values()])),
-            "coverage": float(np.mean([np.mean(v) for v in covered.values()])),
-            "spearman": float(stats.spearmanr(*pairs.T).statistic) if len(pairs) > 2 else None,
-            "chosen": mine[0]["chosen"],
-        }  # fmt: skip
+    for form in dict.fromkeys(p["form"] for p in mine):
+        these = [p for p in mine if p["form"] == form]
+        found[form] = _judge(these) | {"blind": _judge([p for p in these if p["method"] != "oracle"])}
     return found
 
 
+def _judge(mine: Sequence[Row]) -> Row:
+    """`mine`: predictions of one form."""
+    arms: dict[str, dict[int, Row]] = defaultdict(dict)
+    for p in mine:
+        arms[p["method"]][p["seed"]] = p
+
+    def mean(method: str, key: str, seeds: Iterable[int] | None = None) -> float:
+        return float(np.mean([arms[method][s][key] for s in (arms[method] if seeds is None else seeds)]))
+
+    said, true = (np.array([mean(m, key) for m in arms]) for key in ("predicted", "loss_valid"))
+    mae = float(
+        np.mean([np.mean([abs(p["predicted"] - p["loss_valid"]) for p in rows.values()]) for rows in arms.values()])
+    )
+    gains = []
+    for method in arms:
+        seeds = sorted(set(arms[method]) & set(arms.get("random", {})))
+        if method != "random" and seeds:
+            gain = {k: mean("random", k, seeds) - mean(method, k, seeds) for k in ("predicted", "loss_valid")}
+            gains.append(abs(gain["predicted"] - gain["loss_valid"]))
+    low, high = (np.array([mean(m, key) for m in arms]) for key in ("low", "high"))
+    ranked = len(arms) > 2 and np.ptp(said) > 0
+    return {
+        "methods": len(arms), "mae": mae, "mae_over_gain": mae / float(mine[0]["base_loss"] - true.mean()),
+        "bias": float((said - true).mean()),
+        "gain_error": float(np.mean(gains)) if gains else None,
+        "held": None if np.isnan(low).any() else int(((low <= true) & (true <= high)).sum()),
+        "spearman": float(stats.spearmanr(said, true).statistic) if ranked else None,
+        "chosen": mine[0]["chosen"],
+    }  # fmt: skip
+
+
 def table(judged: dict[str, Row]) -> str:
-    """Markdown, best first."""
+    """Markdown, best first; in brackets: without the oracle."""
     head = (
-        "| form | arms | MAE, nats/token | of the gain | bias | rank correlation | 90 % interval holds |\n"
-        "|---|---|---|---|---|---|---|\n"
+        "| form | arms | MAE, nats/token | of the improvement | bias | error of gains over random | rank correlation "
+        "| 90 % interval holds |\n|---|---|---|---|---|---|---|---|\n"
     )
     lines = []
     for form, j in sorted(judged.items(), key=lambda item: item[1]["mae"]):
-        rank = "–" if j["spearman"] is None or np.isnan(j["spearman"]) else f"{j['spearman']:.2f}"
+        held = "–" if j["held"] is None else f"{j['held']} of {j['methods']} arms"
         lines.append(
             f"| {form}{' (chosen)' if j['chosen'] else ''} | {j['methods']} | {j['mae']:.4f} | "
-            f"{j['mae_over_gain']:.1%} | {j['bias']:+.4f} | {rank} | {j['coverage']:.0%} |"
+            f"{j['mae_over_gain']:.1%} | {j['bias']:+.4f} | {_both(j, 'gain_error', 4)} | {_both(j, 'spearman', 2)} | "
+            f"{held} |"
         )
     return head + "\n".join(lines)
+
+
+def _both(j: Row, key: str, digits: int) -> str:
+    told = ["–" if v is None else f"{v:.{digits}f}" for v in (j[key], j["blind"][key])]
+    return told[0] if told == ["–", "–"] else f"{told[0]} ({told[1]})"
