@@ -1,0 +1,128 @@
+"""Which strength of the hedge is best? On *development text*: what no pool, target, pilot, valid or test text holds.
+
+    PPLSCAPE_DATA=... python experiments/hedge_strengths.py run OUT --pool 0.6 --arm run --strengths random 0.2 0.5 1
+    python experiments/hedge_strengths.py table                                     # -> docs/selection.md
+
+OUT: the folder of `python -m evidence`, with pools 30 and 60 built and pilots there or restored. A row is one training
+on D tokens, seed 100, as the arms are trained. What is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from evidence.analysis import fill
+from evidence.bench import Bench, describe
+from evidence.cells import LIKENED
+from evidence.pools import HELDOUT_CHUNKS, Builder, Doc, name_of, read_jsonl, up_to, write_jsonl
+from evidence.setting import Setting
+
+import pplscape as ps
+from pplscape.draw.auto import challenger
+from pplscape.draw.stream import read_selected
+from pplscape.laws.law import Law
+
+ROOT = Path(__file__).parents[1]
+ROWS, PAGE = ROOT / "experiments" / "results" / "hedge_strengths.jsonl", ROOT / "docs" / "selection.md"
+SEED, TOKENS, POOLS = 100, 60_000, (0.3, 0.6)
+RANDOM = "random"
+
+
+def write_development(builder: Builder) -> None:
+    """Clean documents that are in no pool, not even garbled; sources in valid's shares, at most four chunks each."""
+    garbled = [builder.out / name_of(dirt) / "sources" / "garbled.jsonl" for dirt in POOLS]
+    used = {row["id"].split("/", 2)[2] for file in garbled for row in read_jsonl(file)}
+    left = [d for d in builder.reserve if d.doc_id not in used]
+
+    def seen(doc: Doc) -> int:
+        return min(doc.tokens, HELDOUT_CHUNKS * builder.setting.chunk_tokens)
+
+    tokens: dict[str, int] = defaultdict(int)
+    for doc in builder.heldout["valid"]:
+        tokens[doc.source] += seen(doc)
+    for source, n in tokens.items():
+        share = n / sum(tokens.values())
+        mine = up_to(((d, seen(d)) for d in left if d.source == source), share * TOKENS)
+        chunks = [row for doc, _ in mine for row in builder._spread(doc)]
+        write_jsonl(builder.out / "heldout" / "dev" / f"{source}.jsonl", chunks)
+
+
+def draw(bench: Bench, arm: str, strength: str) -> tuple[Any, dict[str, Any]]:
+    """What `select` takes with this hedge and the law of the arm's pilots, and what it says of it."""
+    folder = bench.folder / LIKENED.get(arm, "")
+    out, law = folder / "hedge-draw", folder / "law" / "law.json"
+    if strength == RANDOM:
+        told: dict[str, Any] = {"strategy": RANDOM}
+    else:
+        if not law.exists():
+            bench.fit_law(arm if arm in LIKENED else "")
+        form = challenger(Law.from_json(law)).form
+        told = {"strategy": "allocate", "law": law, "form": form, "hedge": float(strength)}
+    ps.select(bench._scores_of(arm), budget=bench.budget, out=out, seed=SEED, overwrite=True, **told)
+    return read_selected(out), json.loads((out / "selection.json").read_text())
+
+
+def measure(bench: Bench, arm: str, strength: str) -> dict[str, Any]:
+    """A row of ROWS; losses in nats/token, `kl` over 50 bins of log-perplexity."""
+    selected, content = draw(bench, arm, strength)
+    facts = describe(selected, content)
+    bench.train(selected, SEED)
+    losses = {name: loss.loss for name, loss in bench.measure(False).items()}
+    return {
+        "pool": bench.folder.name, "arm": arm, "seed": SEED, "strength": strength, "kl": facts["kl_to_pool"],
+        "predicted_gain": (facts["predicted"] or {}).get("gain", {}).get("law"), "share_clean": facts["share_clean"],
+        "share_duplicate": facts["share_duplicate"], "dev": bench._texts("dev").loss(bench.scorer).loss, **losses,
+    }  # fmt: skip
+
+
+def read_rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def run(out: Path, dirt: float, arm: str, strengths: list[str]) -> None:
+    setting = Setting.read("biomed")
+    builder = Builder(setting, out / setting.domain)
+    if not (builder.out / "heldout" / "dev").exists():
+        write_development(builder)
+    bench = Bench(setting, builder.out / name_of(dirt))
+    done = {(r["pool"], r["arm"], r["strength"]) for r in read_rows()}
+    for strength in strengths:
+        if (bench.folder.name, arm, strength) not in done:
+            row = measure(bench, arm, strength)
+            with open(ROWS, "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: gains over random on development text, a line an arm, a column a strength."""
+    random = {r["pool"]: r["dev"] for r in rows if r["strength"] == RANDOM}
+    told = {(r["pool"], r["arm"], r["strength"]): r["dev"] - random[r["pool"]] for r in rows}
+    arms = sorted({(pool, arm) for pool, arm, strength in told if strength != RANDOM})
+    strengths = sorted({s for _, _, s in told if s != RANDOM}, key=float)
+    lines = [f"| pool, arm | {' | '.join(f'T = {s}' for s in strengths)} |", "|---" * (len(strengths) + 1) + "|"]
+    for pool, arm in arms:
+        cells = (f"{told[pool, arm, s]:+.4f}" if (pool, arm, s) in told else "" for s in strengths)
+        lines.append(f"| {pool}, {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["run", "table"])
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--pool", type=float, default=0.6, help="share of dirt")
+    parser.add_argument("--arm", default="auto+likeness", choices=["auto", *LIKENED])
+    parser.add_argument("--strengths", nargs="+", default=[RANDOM, "0.2", "0.4", "0.8"])
+    told = parser.parse_args()
+    if told.verb == "run":
+        run(told.out, told.pool, told.arm, told.strengths)
+    else:
+        PAGE.write_text(fill(PAGE.read_text(), "hedge", table(read_rows())))
+
+
+if __name__ == "__main__":
+    main()
