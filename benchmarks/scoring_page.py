@@ -36,8 +36,8 @@ with seven, and only those stand in the tables: short-50k (at first 2.25x, round
 LATER = """## A later run
 
 The same code, more text, five rounds, nothing measured twice; ended after four cells. **Two goals that the table above
-calls reached are missed here**: runs on this virtual machine differ by more than their rounds do. The padding is that of
-little text, which is cut into batches of 512 tokens so that every lane has work; with many rows it is below 3 %
+calls reached are missed here**: runs on this virtual machine differ by more than their rounds do. The padding is that
+of little text, which is cut into batches of 512 tokens so that every lane has work; with many rows it is below 3 %
 (tests/engines/test_packing.py). {rates}
 """
 TAIL = """

@@ -254,8 +254,8 @@ def _commits(table: Table) -> dict[str, Any]:
     made: dict[str, int] = defaultdict(int)
     for r in rows:
         made[r.get("revision", "unknown")] += 1
-    bridged = {r.get("revision", "unknown") for r in table.ok if r["experiment"] == BRIDGE}
-    last = max((r.get("finished", "") for r in table.ok if r["experiment"] == BRIDGE), default="")
+    bridged = {r.get("revision", "unknown") for r in table.ok if r["experiment"].startswith(BRIDGE)}
+    last = max((r.get("finished", "") for r in table.ok if r["experiment"].startswith(BRIDGE)), default="")
     before = {r.get("revision", "unknown") for r in rows if r.get("finished", "") <= last}
     first = {(r["method"], r["seed"], r["size"]): r for r in rows}
     again = [
@@ -264,7 +264,7 @@ def _commits(table: Table) -> dict[str, Any]:
             "of": was.get("revision", "unknown"), "difference": r["loss_test"] - was["loss_test"],
         }
         for r in table.ok
-        if r["experiment"] == BRIDGE and (was := first.get((r["method"], r["seed"], r["size"])))
+        if r["experiment"].startswith(BRIDGE) and (was := first.get((r["method"], r["seed"], r["size"])))
     ]  # fmt: skip
     return {"rows": dict(made), "again": again, "after": [c for c in made if c not in before | bridged]}
 

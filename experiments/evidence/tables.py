@@ -56,10 +56,7 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
         found = heldout_documents(setting, folder / "heldout")
         write_atomic(results / "heldout.json", (json.dumps(found) + "\n").encode())
     for pool in sorted(folder.glob("pool-*")):
-        predicted = predict(pool, rows)
-        if predicted:
-            (results / pool.name).mkdir(exist_ok=True)
-            pyarrow.csv.write_csv(table_of(predicted), results / pool.name / "predictions.csv")
+        write_predictions(predict(pool, rows), results / pool.name / "predictions.csv")
         _copy(pool / "pool.json", results / pool.name / "pool.json")
         for part in ("", *LIKENED.values()):
             prefix = f"{part}-" if part else ""
@@ -67,6 +64,16 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
             if rounds:
                 write_atomic(results / pool.name / f"{prefix}pilots.jsonl", b"".join(p.read_bytes() for p in rounds))
             _copy(pool / part / "law" / "summary.md", results / pool.name / f"{prefix}law.md")
+
+
+def write_predictions(predicted: list[dict[str, Any]], path: Path) -> None:
+    """What laws predict of cells; of cells whose draws are not on this machine what the file holds stays."""
+    if not predicted:
+        return
+    known = pyarrow.csv.read_csv(path).to_pylist() if path.exists() else []
+    cells = {r["cell"] for r in predicted}
+    path.parent.mkdir(exist_ok=True)
+    pyarrow.csv.write_csv(table_of([r for r in known if r["cell"] not in cells] + predicted), path)
 
 
 def _copy(source: Path, target: Path) -> None:

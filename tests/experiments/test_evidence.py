@@ -27,7 +27,7 @@ from evidence.pools import DIRT, Builder, describe, token_shares  # noqa: E402
 from evidence.predictions import composition, predict  # noqa: E402
 from evidence.runner import Store, restore_pilots, run_cells  # noqa: E402
 from evidence.setting import Setting  # noqa: E402
-from evidence.tables import heldout_documents  # noqa: E402
+from evidence.tables import heldout_documents, write_predictions  # noqa: E402
 
 import pplscape as ps  # noqa: E402
 from pplscape.draw.stream import read_selected  # noqa: E402
@@ -298,6 +298,14 @@ def test_restored_pilots_give_the_law_again(world: tuple[Setting, Path, Path], t
     again = Bench(setting, there).fit_law()
     assert read_json(again / "law.json", "fit")["params"] == read_json(law / "law.json", "fit")["params"]
     assert not list(there.glob("plan*"))
+
+
+def test_predictions_of_cells_that_were_drawn_elsewhere_stay(tmp_path: Path) -> None:
+    path, row = tmp_path / "predictions.csv", {"form": "paper", "predicted": 3.5}
+    write_predictions([{"cell": "a", **row}, {"cell": "b", **row}], path)
+    write_predictions([{"cell": "b", **row, "predicted": 3.0}], path)
+    write_predictions([], path)
+    assert path.read_text().splitlines()[1:] == ['"a","paper",3.5', '"b","paper",3']
 
 
 KILLED = """
