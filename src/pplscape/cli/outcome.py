@@ -69,7 +69,7 @@ def select(
     max_epochs: Annotated[float, typer.Option(help="Most repeats of a bin's tokens (allocate).")] = 1.0,
     hedge: Annotated[
         float | None,
-        typer.Option(help="How much allocate keeps to the pool's mix, 0: not; default: by the law's doubt."),
+        typer.Option(help="How much allocate keeps to the pool's mix, 0: not; default: 0.4, more in doubt."),
     ] = None,
     dos_spread: Annotated[Literal["var", "std"], typer.Option(help="What dos compares with the target's.")] = "var",
     dos_weights: Annotated[str | None, typer.Option(help="MU,S of dos; default: both in standard errors.")] = None,

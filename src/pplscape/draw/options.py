@@ -70,7 +70,7 @@ class Options:
     bins: Bins | None = None
     """The bins `utility` refers to."""
     hedge: float | None = 0.0
-    """How much an allocation keeps to the pool's mix (`hedge.allocate`); None: as the law's refits advise."""
+    """How much an allocation keeps to the pool's mix (`hedge.allocate`); None: 0.4 or more, as refits ask."""
     max_epochs: float = 1.0
     """Most times a bin's tokens may be repeated (allocate)."""
     quotas: Mapping[str, float] = field(default_factory=dict)

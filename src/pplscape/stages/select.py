@@ -67,8 +67,8 @@ def select(
     `form`: use that entry of it; `transfer`: output of that stage, which a law of a proxy's runs needs. `runs`,
     `columns`: the pilots, one table or several, for the gate and paired intervals. Targets are on `scale`; a missing
     `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
-    `hedge`: how much allocate keeps to the pool's mix; 0 is the law's own optimum, None what promises most for certain
-    by its refits (`draw/hedge.py`).
+    `hedge`: how much allocate keeps to the pool's mix; 0 is the law's own optimum, None 0.4 or as much more as
+    the law's refits ask for (`draw/hedge.py`).
     `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
     `whole_documents`: take documents whole or not at all. `nested`: a larger budget holds what a smaller one took, for
     strategies that follow one order; `contains`: an earlier selection whose chunks are taken again, for all.
