@@ -26,8 +26,8 @@ import torch
 import transformers
 
 from pplscape.engines import load_engine
-from pplscape.engines.likelihood import tiled_nll
-from pplscape.engines.packed import PackedLinear, multiply
+from pplscape.engines.likelihood import TILE_COLUMNS, tiled_nll
+from pplscape.engines.packed import PackedLinear, packed_tiles
 from pplscape.flow import model_path
 
 OUT = Path(__file__).parent / "results" / "kernels.json"
@@ -80,11 +80,12 @@ def heads(n: int) -> list[dict[str, Any]]:
         positions, width = HEAD
         hidden, weight = torch.randn(positions, width), torch.randn(vocabulary, width) / width**0.5
         targets = torch.randint(vocabulary, (positions,))
-        ours = partial(tiled_nll, hidden, targets, vocabulary, lambda h, a, b, w=weight: multiply(h, w[a:b]))
-        ways: dict[str, Work] = {"tiles": ours}
-        ways["tiles, torch.matmul"] = partial(
-            tiled_nll, hidden, targets, vocabulary, lambda h, a, b, w=weight: h @ w[a:b].t()
-        )
+        packed = packed_tiles(weight, None, torch.float32, TILE_COLUMNS["cpu"])
+        plain = [lambda h, w=w: h @ w.t() for w in weight.split(TILE_COLUMNS["cpu"])]
+        ways: dict[str, Work] = {
+            "tiles": partial(tiled_nll, hidden, targets, packed),
+            "tiles, torch.matmul": partial(tiled_nll, hidden, targets, plain),
+        }
         for name, size in (("rows of 4 MiB", 2**22), ("rows of 64 MiB", 2**26), ("all at once", 2**40)):
             ways[name] = partial(_by_rows, hidden, targets, weight, max(1, size // (4 * vocabulary)))
         if hasattr(torch.nn.functional, "linear_cross_entropy"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,27 @@ def test_buckets_are_a_partition_within_the_bound(lengths: list[int], max_tokens
 
 
 def test_buckets_known_answer() -> None:
-    """Room for 10 of each 100; the 50s are too much shorter than the 100s, the 96s are not."""
-    lengths = [50, 100, 96, 100, 50, 96]
+    """Room for 10 of each 100: the 50s would cost 100 more positions beside the 100s than apart, where to begin a batch
+    costs 7 (1,000 / 128), the 98s 4; room for 2: nothing else fits."""
+    lengths = [50, 100, 98, 100, 50, 98]
     assert [b.tolist() for b in length_buckets(lengths, 1000)] == [[1, 3, 2, 5], [0, 4]]
     assert [b.tolist() for b in length_buckets(lengths, 200)] == [[1, 3], [2, 5], [0, 4]]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=9), st.integers(1, 400), st.integers(1, 400))
+def test_no_other_cut_costs_less(lengths: list[int], max_tokens: int, most: int) -> None:
+    """All cuts of the sorted items, tried one by one."""
+
+    def cost(batches: Sequence[Sequence[int]]) -> float:
+        sizes = [len(b) * max(1, *b) for b in batches]
+        fits = all(size <= most or len(b) == 1 for size, b in zip(sizes, batches, strict=True))
+        return sum(sizes) + len(batches) * (max_tokens // 128) if fits else math.inf
+
+    ordered = sorted(lengths, reverse=True)
+    cuts = itertools.product([False, True], repeat=len(lengths) - 1)
+    tried = [np.split(ordered, [i + 1 for i, cut in enumerate(c) if cut]) for c in cuts]
+    ours = [[lengths[i] for i in b] for b in length_buckets(lengths, max_tokens, most)]
+    assert cost(ours) == min(map(cost, tried))
 
 
 @pytest.mark.parametrize("max_tokens", module.BATCH_TOKENS.values())

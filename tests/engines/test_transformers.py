@@ -37,9 +37,9 @@ def test_independent_of_batch_and_order(tiny_model_dir: Path, monkeypatch: pytes
     backwards = engine.nll(chunks[::-1])[::-1]
     engine.batch_tokens = 1
     alone = engine.nll(chunks)
-    monkeypatch.setitem(likelihood.TILE_BYTES, engine.device, 4 * 5 * 7)
-    monkeypatch.setitem(likelihood.TILE_ROWS, engine.device, 7)  # tiles of 7 positions x 5 columns
-    tiled = engine.nll(chunks)
+    monkeypatch.setitem(likelihood.TILE_COLUMNS, engine.device, 5)
+    monkeypatch.setitem(likelihood.TILE_ROWS, engine.device, 7)
+    tiled = TransformersEngine(str(tiny_model_dir), dtype="float32").nll(chunks)
     for other in (backwards, alone, tiled):
         for a, b in zip(together, other, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)

@@ -15,8 +15,8 @@ Ids = NDArray[np.int32]
 Nll = NDArray[np.float32]
 """Negative log-likelihood of each scored target, nats."""
 
-SHORTER, WORTHWHILE = 0.05, 2048
-"""Items shorter than the longest of their batch by this share go to the next one, if theirs has so many positions."""
+BEGINNINGS = 128
+"""To begin a batch costs as much as the positions of a full one, divided by this, would."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +101,33 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
 
 
 def length_buckets(lengths: Sequence[int], max_tokens: int, most: int | None = None) -> list[NDArray[np.intp]]:
-    """Cut items into batches of similar length: rows x longest <= max_tokens (one row at least), and <= `most`, which
-    leaves the other limits as they are.
+    """Cut items into batches of similar length: rows x longest <= `most` (max_tokens; one row at least), at the least
+    cost: the positions computed, padding included, and max_tokens / BEGINNINGS more for every batch.
 
-    Longest first, ties by position: a pure function of the lengths. A batch ends early where its items are SHORTER than
-    its longest, unless it is too small to be worth computing. Right padding then costs little, and under causal
+    Longest first, ties by position: a pure function of the lengths. Right padding then costs little, and under causal
     attention it cannot change a result, so no attention mask is needed.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    sorted_lengths = np.asarray(lengths, dtype=np.int64)[order]
-    least, most = min(WORTHWHILE, max_tokens // 8), most or max_tokens
-    batches, start = [], 0
-    while start < len(order):
-        longest = max(1, int(sorted_lengths[start]))
-        similar = int(np.searchsorted(-sorted_lengths, -longest * (1 - SHORTER), side="right"))
-        end = min(start + max(1, most // longest), max(similar, start + -(-least // longest), start + 1))
-        batches.append(order[start:end])
-        start = end
-    return batches
+    longest = np.maximum(1, np.asarray(lengths, dtype=np.int64)[order])
+    starts = _cheapest_starts(longest, most or max_tokens, max_tokens // BEGINNINGS)
+    return np.split(order, starts[1:]) if len(order) else []
+
+
+def _cheapest_starts(longest: NDArray[np.int64], most: int, beginning: int) -> list[int]:
+    """Where batches of items, longest first, begin at the least cost: a shortest path over the cuts between items."""
+    n = len(longest)
+    cost, begun_at = np.full(n + 1, np.iinfo(np.int64).max), np.zeros(n + 1, dtype=np.int64)
+    cost[0] = 0
+    for start, each in enumerate(longest.tolist()):
+        end = min(n, start + max(1, most // each))
+        ending_here = cost[start] + beginning + each * np.arange(1, end - start + 1)
+        better = ending_here < cost[start + 1 : end + 1]
+        cost[start + 1 : end + 1][better] = ending_here[better]
+        begun_at[start + 1 : end + 1][better] = start
+    starts = [n]
+    while starts[-1] > 0:
+        starts.append(int(begun_at[starts[-1]]))
+    return starts[:0:-1]
 
 
 def even_batches(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.intp]]:

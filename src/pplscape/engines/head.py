@@ -24,6 +24,14 @@ def scaled_logits(model: Any, logits: torch.Tensor) -> torch.Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
+def cut_head(
+    weight_Vd: torch.Tensor, bias_V: torch.Tensor | None, width: int
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Weight and bias of `width` columns of the vocabulary each, in order; views."""
+    weights = weight_Vd.split(width)
+    return list(zip(weights, [None] * len(weights) if bias_V is None else bias_V.split(width), strict=True))
+
+
 def head_is_linear(model: Any) -> bool:
     """True if the head is one matrix product: no bias, scaling or cap. For heads that are plain (`head_is_plain`)."""
     config = model.config.get_text_config()

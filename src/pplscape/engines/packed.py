@@ -7,14 +7,22 @@ once instead of in every batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from pplscape.engines.head import cut_head
+
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """What packed and plain logits may differ by; dtypes that are packed."""
+
+HEAD_BYTES = 512 * 2**20
+"""Vocabulary heads up to this are laid out too, beside the weight that embeddings may share. In larger models the head
+is a small part of the work."""
 
 
 class PackedLinear(nn.Module):
@@ -33,6 +41,21 @@ class PackedLinear(nn.Module):
 def multiply(x: torch.Tensor, weight_oi: torch.Tensor, bias_o: torch.Tensor | None = None) -> torch.Tensor:
     """x W^T + b by oneDNN; the weight packed or plain."""
     return torch.ops.mkldnn._linear_pointwise(x, weight_oi, bias_o, "none", [], "")
+
+
+def packed_tiles(
+    weight_Vd: torch.Tensor, bias_V: torch.Tensor | None, dtype: torch.dtype, width: int
+) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """Products with `width` rows each of a vocabulary head's weight, in order; of weights that never change."""
+    weight_Vd = weight_Vd.detach().to(dtype)
+    tiles = cut_head(weight_Vd, None if bias_V is None else bias_V.detach().to(dtype), width)
+    if weight_Vd.nbytes <= HEAD_BYTES:
+        return [PackedLinear(weight, bias, dtype) for weight, bias in tiles]
+    return [partial(_converted, weight, bias) for weight, bias in tiles]
+
+
+def _converted(weight_oi: torch.Tensor, bias_o: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    return multiply(x.to(weight_oi.dtype), weight_oi, bias_o)
 
 
 def can_pack(device: str, dtype: torch.dtype) -> bool:

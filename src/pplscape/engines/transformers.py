@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
 from pplscape.engines.base import EngineFacts, Ids, Nll, encode, length_buckets
-from pplscape.engines.head import head_is_plain, head_logits, scaled_logits
+from pplscape.engines.head import cut_head, head_is_plain, head_logits, scaled_logits
 from pplscape.engines.lanes import EACH, MOST, in_lanes, keeps_state, lanes_for
-from pplscape.engines.likelihood import tiled_nll
+from pplscape.engines.likelihood import TILE_COLUMNS, Tile, tiled_nll
 from pplscape.engines.loading import cannot_load, load_model_config, n_parameters, weights_hash
-from pplscape.engines.packed import can_pack, multiply, pack, widest
+from pplscape.engines.packed import can_pack, pack, packed_tiles, widest
 from pplscape.errors import UserError
 from pplscape.text.tokenizer import first_token_bytes, load_tokenizer, model_name, tokenizer_hash
 
@@ -166,11 +166,9 @@ class TransformersEngine:
         return loaded.to(self.device).eval()
 
     @cached_property
-    def _packed_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight and bias of the vocabulary head in the dtype it is multiplied in; of weights that never change."""
+    def _packed_tiles(self) -> list[Tile]:
         head = self.model.get_output_embeddings()
-        bias = None if head.bias is None else head.bias.detach().to(self._compute)
-        return head.weight.detach().to(self._compute), bias
+        return packed_tiles(head.weight, head.bias, self._compute, TILE_COLUMNS[self.device])
 
     def _prefix(self, bos: str) -> list[int]:
         """BOS policy: `auto` takes BOS, else EOS, else nothing."""
@@ -227,7 +225,7 @@ class TransformersEngine:
         bound, and memory allows."""
         if len(batches) >= EACH * self.lanes > EACH and max(map(_positions, batches)) <= BATCH_TOKENS["cpu"]:
             self.work.lanes = self.lanes
-            _ = self._packed_head  # made before lanes ask for it together
+            _ = self._packed_tiles  # made before lanes ask for it together
             try:
                 return in_lanes(partial(self._in_any_thread, self._at_once), batches, self.lanes)
             except RuntimeError as error:
@@ -315,18 +313,17 @@ class TransformersEngine:
         head = self.model.get_output_embeddings()
         if train or not isinstance(head, torch.nn.Linear):
             return self._sliced_nll(hidden_Nd, targets_N, train)
-        return tiled_nll(hidden_Nd, targets_N, head.weight.shape[0], self._columns)
+        return tiled_nll(hidden_Nd, targets_N, [partial(self._logits, tile) for tile in self._tiles()])
 
-    def _columns(self, hidden_nd: torch.Tensor, start: int, end: int) -> torch.Tensor:
-        """[n, c] logits of some columns of the vocabulary."""
-        multiplied: Callable[..., torch.Tensor] = multiply
+    def _logits(self, tile: Tile, hidden_nd: torch.Tensor) -> torch.Tensor:
+        return scaled_logits(self.model, tile(hidden_nd))
+
+    def _tiles(self) -> list[Tile]:
+        """The vocabulary head in tiles of columns, before what scales logits."""
         if self._packed:
-            weight_Vd, bias_V = self._packed_head
-        else:
-            head = self.model.get_output_embeddings()
-            weight_Vd, bias_V, multiplied = head.weight, head.bias, torch.nn.functional.linear
-        bias_c = None if bias_V is None else bias_V[start:end]
-        return scaled_logits(self.model, multiplied(hidden_nd.to(weight_Vd.dtype), weight_Vd[start:end], bias_c))
+            return self._packed_tiles
+        head = self.model.get_output_embeddings()
+        return [partial(_product, *t) for t in cut_head(head.weight, head.bias, TILE_COLUMNS[self.device])]
 
     def _sliced_nll(self, hidden_Nd: torch.Tensor, targets_N: torch.Tensor, train: bool) -> torch.Tensor:
         """Head and cross-entropy on slices of positions; recomputed in the backward pass when there are several."""
@@ -354,6 +351,10 @@ class TransformersEngine:
                 max_new_tokens=length, pad_token_id=self.tokenizer.eos_token_id or 0,
             )  # fmt: skip
         return self.tokenizer.batch_decode(written[:, 1:], skip_special_tokens=True)
+
+
+def _product(weight_cd: torch.Tensor, bias_c: torch.Tensor | None, hidden_nd: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(hidden_nd.to(weight_cd.dtype), weight_cd, bias_c)
 
 
 def _positions(rows: Sequence[Row]) -> int:
