@@ -31,7 +31,6 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "scoring.jsonl", HERE.parent / "docs" / "results" / "scoring-speed.md"
-LATER = HERE / "results" / "scoring-later.jsonl"
 SOURCE = HERE.parent / "src" / "pplscape"
 EMBEDDED = SOURCE / "embedded" / "base-2.6m"
 REPETITIONS, WINDOW = 5, 512
@@ -251,8 +250,7 @@ def main() -> None:
     else:
         from scoring_page import page
 
-        later = [json.loads(line) for line in LATER.read_text().splitlines()]
-        PAGE.write_text(page(_rows(), code(), later))
+        PAGE.write_text(page(_rows(), code()))
         print(PAGE.read_text())
 
 
