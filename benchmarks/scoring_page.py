@@ -32,13 +32,14 @@ token is not scored, and its error is against our scores without BOS. *padding*:
 computed. All cells were measured in one run of five rounds, none of them twice.
 """
 CEILING = """
-How near to the machine: {rates} A loop that reaches that share of the rate cannot be beaten by more than the number in brackets,
-by anything that multiplies the same matrices in the same dtype.
+How near to the machine: {rates} A loop that reaches that share of the rate cannot be beaten by more than the number in
+brackets, by anything that multiplies the same matrices in the same dtype.
 """
 TAIL = """
 *of matmul*: FLOPs of all linear layers, causal attention and head over the time, against the product of the layers'
-shapes (2,048 positions) in the same rounds and dtype, by `torch.matmul` (MKL in fp32) or by oneDNN on packed weights, as
-ours are, whichever is faster for the shape.
+shapes (2,048 positions) in the same rounds and dtype, by `torch.matmul` (MKL in fp32) or by oneDNN on packed weights,
+as ours are, whichever is faster for the shape. Of the time of *2.6m* on mixed text products are 59 %, attention 24 %
+and the rest element by element (profile of one thread): there everybody calls the same kernels.
 
 Not run: CUDA{unrun}.
 """
@@ -51,7 +52,13 @@ def page(rows: list[dict[str, Any]], code: str) -> str:
     versions = ", ".join(f"{n} {v}" for n, v in last["versions"].items() if v)
     machine = f"{last['cpu']}, {last['cores']} cores, {last['threads']} threads; {versions}."
     unrun = "".join(f", {w}-{m}" for m in ("50k", "152k", "2.6m") for w in GOALS if f"{w}-{m}" not in cells)
-    parts = [HEAD.format(machine=machine), _goals(cells), CEILING.format(rates=_rates(cells)), _table(cells), _lower(cells)]
+    parts = [
+        HEAD.format(machine=machine),
+        _goals(cells),
+        CEILING.format(rates=_rates(cells)),
+        _table(cells),
+        _lower(cells),
+    ]
     parts.append(TAIL.format(unrun=unrun))
     earlier = [name for name, cell in cells.items() if cell.get("code") != code]
     if earlier:
