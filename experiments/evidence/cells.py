@@ -17,14 +17,11 @@ LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "utility+hedged", "auto
 OTHER_LAWS = ("extended+maxent", "quadratic+maxent")
 ROUNDS, WIDE = "-rounds", "-wide"
 """Ends of an arm's name: pilots in two rounds, the second planned by the first; twice the trunks, half as long."""
-FLOOR = "-floor"
-"""End of an arm's name: hedged no less than the product does now; before, where the law was sure, hardly at all."""
-RUN = ("run", f"run{ROUNDS}", f"run{WIDE}", f"run{FLOOR}")
+RUN = ("run", f"run{ROUNDS}", f"run{WIDE}")
 """What the product does from raw text: near-duplicates removed, then `auto+likeness`."""
 OTHER_PILOTS = tuple(f"auto+likeness{end}" for end in (ROUNDS, WIDE))
 LIKENED = {"auto+likeness": "levels", "run": "run"}
 LIKENED |= {name + end: folder + end for name, folder in LIKENED.items() for end in (ROUNDS, WIDE)}
-LIKENED |= {f"{name}{FLOOR}": LIKENED[name] for name in ("auto+likeness", "run")}
 """Arms on levels of likeness to the valid text: their law has pilots of its own, in this folder of the pool."""
 WORDS = ("dsir",)
 """Baselines that know the valid text's words, beside the band of the better half by likeness."""
@@ -118,7 +115,7 @@ def plan(pool: str, band: str) -> list[Cell]:
 
 def arguments(method: str) -> dict[str, Any]:
     """Arguments of `pplscape.select` for a method; `law` True: it needs the law, `runs` True: and the pilots."""
-    method = method.removesuffix(ROUNDS).removesuffix(WIDE).removesuffix(FLOOR).removesuffix("+likeness")
+    method = method.removesuffix(ROUNDS).removesuffix(WIDE).removesuffix("+likeness")
     name, _, told = method.partition(":")
     form, _, strategy = name.rpartition("+")
     numbers = tuple(float(v) for v in told.split(",")) if told and name in ("band", "temperature") else ()
