@@ -32,14 +32,13 @@ token is not scored, and its error is against our scores without BOS. *padding*:
 computed. All cells were measured in one run of five rounds, none of them twice.
 """
 CEILING = """
-How near to the machine: {rates} A loop that reaches that share of the rate cannot be beaten by more than the number in
-brackets, by anything that multiplies the same matrices in the same dtype.
+How near to the machine: {rates} So much faster than the loop can about anything be that multiplies the same matrices in
+the same dtype; rates differ from round to round, so the number is not exact.
 """
 TAIL = """
 *of matmul*: FLOPs of all linear layers, causal attention and head over the time, against the product of the layers'
 shapes (2,048 positions) in the same rounds and dtype, by `torch.matmul` (MKL in fp32) or by oneDNN on packed weights,
-as ours are, whichever is faster for the shape. Of the time of *2.6m* on mixed text products are 59 %, attention 24 %
-and the rest element by element (profile of one thread): there everybody calls the same kernels.
+as ours are, whichever is faster for the shape.
 
 Not run: CUDA{unrun}.
 """
@@ -62,7 +61,8 @@ def page(rows: list[dict[str, Any]], code: str) -> str:
     parts.append(TAIL.format(unrun=unrun))
     earlier = [name for name, cell in cells.items() if cell.get("code") != code]
     if earlier:
-        parts.append(f"Measured with earlier code: {', '.join(earlier)}.\n")
+        codes = sorted({str(cells[name].get("code")) for name in earlier})
+        parts.append(f"Measured with earlier code ({', '.join(codes)}; now {code}): {', '.join(earlier)}.\n")
     missing = sorted({m for c in cells.values() for m in c["missing"]})
     if missing:
         parts.append(f"Not run, because not installed or failing: {', '.join(missing)}.\n")
@@ -113,7 +113,7 @@ def _rates(cells: dict[str, Any]) -> str:
         if not {"loop", "matmul"} <= cell["found"].keys():
             continue
         share = {n: _share(cell, _seconds(cell, n), cell["found"][n]["tokens"], "matmul") for n in ("pplscape", "loop")}
-        told.append(f"{name} {share['pplscape']:.0%} and {share['loop']:.0%} (so at most {1 / share['loop']:.2f}x)")
+        told.append(f"{name} {share['pplscape']:.0%} and {share['loop']:.0%} ({1 / share['loop']:.2f}x)")
     return f"share of the matrix product's rate that ours and the loop reach: {'; '.join(told)}."
 
 

@@ -28,7 +28,7 @@ def ours(model: str, dtype: str = "float32", bos: str = "auto") -> Run:
     import pyarrow as pa
 
     from pplscape import schema
-    from pplscape.engines.transformers import TransformersEngine
+    from pplscape.engines.transformers import TransformersEngine, Work
     from pplscape.scoring import score_part
 
     engine = TransformersEngine(model, dtype=dtype, bos=bos)
@@ -45,9 +45,9 @@ def ours(model: str, dtype: str = "float32", bos: str = "auto") -> Run:
     def run(texts: list[str], batch: int) -> tuple[list[float], int]:
         if texts[0] not in tables:
             tables[texts[0]] = table(texts)
+        engine.work = work = Work()
         scores, rejected = score_part(engine, tables[texts[0]], texts)
         assert rejected.num_rows == 0
-        work = engine.work
         FACTS["padding"] = work.padding / (work.padding + work.inputs)
         return scores["nll_sum"].to_pylist(), sum(scores["n_tokens"].to_pylist())
 

@@ -89,11 +89,11 @@ def test_tiles_equal_log_softmax(n: int, vocabulary: int, columns: int, rows: in
     torch.testing.assert_close(found.double(), expected, atol=2e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("masked", [-torch.inf, torch.finfo(torch.float32).min, -1e6, -80.0])
+@pytest.mark.parametrize("masked", [-torch.inf, torch.finfo(torch.float32).min, -1e6, -997.3, -703.9, -80.0])
 @pytest.mark.parametrize("which", [[0], [3], [0, 1, 2], [0, 1, 2, 3, 4, 5]])
 def test_masked_columns_count_as_nothing(masked: float, which: list[int]) -> None:
     """Wherever they stand in a tile of three columns, whole tiles included: the sum is that of the others."""
-    weight = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.5, -0.5, 3.0, 1.0])[:, None]
+    weight = torch.tensor([0.5, 4.7, 2.0, 0.0, 1.5, -0.5, 3.0, 1.0])[:, None]
     weight[which] = masked
     found = _in_tiles(2, 3, torch.ones(2, 1), torch.tensor([6, 7]), weight)
     kept = np.delete(weight[:, 0].numpy().astype(np.float64), which)
@@ -101,12 +101,21 @@ def test_masked_columns_count_as_nothing(masked: float, which: list[int]) -> Non
     np.testing.assert_allclose(found, expected, atol=5e-6)
 
 
+def test_many_tiles_add_no_error() -> None:
+    """30,000 equal logits in tiles of one: a running sum in float32 is off by some 1e-5."""
+    found = _in_tiles(1, 1, torch.zeros(1, 1), torch.tensor([7]), torch.zeros(30_000, 1))
+    assert found.item() == pytest.approx(np.log(30_000), abs=1e-6)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_logit_that_is_not_finite_shows(bad: float) -> None:
     hidden, weight = torch.eye(3), torch.zeros(5, 3)
     weight[4, 1] = bad
-    found = tiled_nll(hidden, torch.tensor([0, 0, 4]), [lambda h: h @ weight.t()])
-    assert not found[1].isfinite()
+    for tiles in (5, 2):  # all columns in one tile; the last two in a third one
+        found = _in_tiles(3, tiles, hidden, torch.tensor([0, 0, 4]), weight)
+        assert not found[1].isfinite()
+        first = _in_tiles(3, tiles, hidden, torch.tensor([0, 0, 4]), weight.flip(0))
+        assert not first[1].isfinite()
 
 
 def test_nothing_to_score() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from pplscape.engines import packed
 from pplscape.engines import transformers as module
 from pplscape.engines.base import length_buckets
 from pplscape.engines.learner import TransformersLearner
@@ -48,14 +49,17 @@ def test_buckets_known_answer() -> None:
     assert [b.tolist() for b in length_buckets(lengths, 200)] == [[1, 3], [2, 5], [0, 4]]
 
 
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=9), st.integers(1, 400), st.integers(1, 400))
+@given(
+    st.one_of(st.lists(st.integers(0, most), min_size=1, max_size=10) for most in (3, 40)),
+    st.integers(1, 400), st.integers(1, 400),
+)  # fmt: skip
 def test_no_other_cut_costs_less(lengths: list[int], max_tokens: int, most: int) -> None:
     """All cuts of the sorted items, tried one by one."""
 
     def cost(batches: Sequence[Sequence[int]]) -> float:
         sizes = [len(b) * max(1, *b) for b in batches]
         fits = all(size <= most or len(b) == 1 for size, b in zip(sizes, batches, strict=True))
-        return sum(sizes) + len(batches) * (max_tokens // 128) if fits else math.inf
+        return sum(sizes) + len(batches) * max(1, max_tokens // 128) if fits else math.inf
 
     ordered = sorted(lengths, reverse=True)
     cuts = itertools.product([False, True], repeat=len(lengths) - 1)
@@ -205,3 +209,37 @@ def test_packing_is_refused_where_a_weight_is_read(tiny_model_dir: Path) -> None
     mlp = model.model.layers[0].mlp
     mlp.forward = lambda x: mlp.down_proj(nn.functional.silu(x @ mlp.gate_proj.weight.t()) * mlp.up_proj(x))
     assert not pack(model, torch.float32, 400)
+
+
+@packs
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_head_too_large_to_lay_out_gives_the_same(
+    dtype: str, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = _chunks([5, 90, 40], 400)
+    expected = TransformersEngine(str(tiny_model_dir), dtype=dtype).nll(chunks)
+    monkeypatch.setattr(packed, "HEAD_BYTES", 0)
+    engine = TransformersEngine(str(tiny_model_dir), dtype=dtype)
+    for found, laid_out in zip(engine.nll(chunks), expected, strict=True):
+        np.testing.assert_allclose(found, laid_out, atol=2e-5 if dtype == "float32" else 0.05)
+    assert not any(isinstance(tile, PackedLinear) for tile in engine._packed_tiles)
+
+
+@packs
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_no_memory_to_lay_out_the_head(lanes: int, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head is read as it is; rows are not taken to be too many."""
+    chunks = _chunks([100] * 30, 400)
+    expected = TransformersEngine(str(tiny_model_dir), dtype="float32").nll(chunks)
+
+    def no_memory(*given: Any) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(module, "packed_tiles", no_memory)
+    engine = TransformersEngine(str(tiny_model_dir), dtype="float32")
+    engine.lanes = lanes
+    with pytest.warns(UserWarning, match="vocabulary head is read as it is"):
+        found = engine.nll(chunks)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert (engine.work.halvings, engine.work.lanes) == (0, lanes)

@@ -109,25 +109,29 @@ def length_buckets(lengths: Sequence[int], max_tokens: int, most: int | None = N
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     longest = np.maximum(1, np.asarray(lengths, dtype=np.int64)[order])
-    starts = _cheapest_starts(longest, most or max_tokens, max_tokens // BEGINNINGS)
+    starts = _cheapest_starts(longest, most or max_tokens, max(1, max_tokens // BEGINNINGS))
     return np.split(order, starts[1:]) if len(order) else []
 
 
 def _cheapest_starts(longest: NDArray[np.int64], most: int, beginning: int) -> list[int]:
-    """Where batches of items, longest first, begin at the least cost: a shortest path over the cuts between items."""
+    """Where batches of items, longest first, begin at the least cost: a shortest path over the cuts, from the end.
+
+    A batch that begins between items of one length is full: otherwise it could begin earlier, at no cost. So only
+    where the length changes are all ends tried.
+    """
     n = len(longest)
-    cost, begun_at = np.full(n + 1, np.iinfo(np.int64).max), np.zeros(n + 1, dtype=np.int64)
-    cost[0] = 0
-    for start, each in enumerate(longest.tolist()):
+    cost, ends = np.zeros(n + 1, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    changes = np.diff(longest, prepend=-1) != 0
+    for start in range(n - 1, -1, -1):
+        each = int(longest[start])
         end = min(n, start + max(1, most // each))
-        ending_here = cost[start] + beginning + each * np.arange(1, end - start + 1)
-        better = ending_here < cost[start + 1 : end + 1]
-        cost[start + 1 : end + 1][better] = ending_here[better]
-        begun_at[start + 1 : end + 1][better] = start
-    starts = [n]
-    while starts[-1] > 0:
-        starts.append(int(begun_at[starts[-1]]))
-    return starts[:0:-1]
+        if changes[start]:
+            end = start + 1 + int(np.argmin(cost[start + 1 : end + 1] + each * np.arange(1, end - start + 1)))
+        ends[start], cost[start] = end, beginning + each * (end - start) + cost[end]
+    starts = [0]
+    while starts[-1] < n:
+        starts.append(int(ends[starts[-1]]))
+    return starts[:-1]
 
 
 def even_batches(lengths: Sequence[int], max_tokens: int) -> list[NDArray[np.intp]]:

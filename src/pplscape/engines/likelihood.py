@@ -15,7 +15,8 @@ import torch
 
 TILE_ROWS = {"cpu": 1024, "cuda": 8192}
 TILE_COLUMNS = {"cpu": 1024, "cuda": 8192}
-"""A tile's fp32 logits take 4 MiB on a CPU and 256 MiB on a GPU; their log-softmax as much again."""
+"""A tile's fp32 logits take 4 MiB on a CPU and 256 MiB on a GPU; their log-softmax as much again, and rows that it
+does not show clearly twice as much."""
 LEAST = -64.0
 """Log-probabilities, nats, above this are exact to 4e-6 in float32."""
 
@@ -57,7 +58,7 @@ def _log_sum_exp(logits_nc: torch.Tensor) -> torch.Tensor:
 
     Where the first column is far below the sum, as a masked token's is, the difference does not show it.
     """
-    chance_n = logits_nc.log_softmax(-1)[:, 0]
+    chance_n = logits_nc.log_softmax(-1)[:, 0].clone()  # a view would keep the whole log-softmax
     total_n = logits_nc[:, 0].double() - chance_n
     unclear_n = ~(chance_n > LEAST)
     if unclear_n.any():

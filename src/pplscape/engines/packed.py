@@ -20,9 +20,9 @@ from pplscape.engines.head import cut_head
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """What packed and plain logits may differ by; dtypes that are packed."""
 
-HEAD_BYTES = 512 * 2**20
-"""Vocabulary heads up to this are laid out too, beside the weight that embeddings may share. In larger models the head
-is a small part of the work."""
+HEAD_BYTES = 2**30
+"""Vocabulary heads up to this are laid out too: a second copy, because embeddings may share the weight and writing text
+needs it."""
 
 
 class PackedLinear(nn.Module):

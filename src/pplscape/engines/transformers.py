@@ -168,7 +168,17 @@ class TransformersEngine:
     @cached_property
     def _packed_tiles(self) -> list[Tile]:
         head = self.model.get_output_embeddings()
-        return packed_tiles(head.weight, head.bias, self._compute, TILE_COLUMNS[self.device])
+        try:
+            return packed_tiles(head.weight, head.bias, self._compute, TILE_COLUMNS[self.device])
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        warnings.warn("Out of memory: the vocabulary head is read as it is, which is slower.", stacklevel=4)
+        return self._plain_tiles()
+
+    def _plain_tiles(self) -> list[Tile]:
+        head = self.model.get_output_embeddings()
+        return [partial(_product, *t) for t in cut_head(head.weight, head.bias, TILE_COLUMNS[self.device])]
 
     def _prefix(self, bos: str) -> list[int]:
         """BOS policy: `auto` takes BOS, else EOS, else nothing."""
@@ -320,10 +330,7 @@ class TransformersEngine:
 
     def _tiles(self) -> list[Tile]:
         """The vocabulary head in tiles of columns, before what scales logits."""
-        if self._packed:
-            return self._packed_tiles
-        head = self.model.get_output_embeddings()
-        return [partial(_product, *t) for t in cut_head(head.weight, head.bias, TILE_COLUMNS[self.device])]
+        return self._packed_tiles if self._packed else self._plain_tiles()
 
     def _sliced_nll(self, hidden_Nd: torch.Tensor, targets_N: torch.Tensor, train: bool) -> torch.Tensor:
         """Head and cross-entropy on slices of positions; recomputed in the backward pass when there are several."""
