@@ -36,6 +36,7 @@ from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with
 
 from .cells import LIKENED, PROBED, ROUNDS, RUN, WIDE, Cell, arguments
 from .setting import Setting
+from .shapes import band_with_moments
 
 COMPOSITION_STREAM = 11_001
 DIRICHLET = 0.7
@@ -251,10 +252,8 @@ class Bench:
         std = float((high - low) * (SHAPE_STD if kind == "shape" else TILT_STD))
         if told != "box":
             return {"target_mean": mean, "target_std": std, "scale": "nll"}
-        order = np.argsort(self.pool.x, kind="stable")
-        share = np.cumsum(self.pool.length[order]) / self.pool.tokens
-        ends = np.searchsorted(x, [mean - np.sqrt(3) * std, mean + np.sqrt(3) * std])
-        return {"band": (float(share[ends[0]]), float(share[min(ends[1], len(x) - 1)]))}
+        limits = self.facts["winsor"]["nll"]
+        return {"band": band_with_moments(np.clip(self.pool.x, *limits), self.pool.length, mean, std)}
 
     def _composition(self, number: int, budget: int, seed: int) -> pa.Table:
         """A Dirichlet mixture of ten equal-token bins, no bin asked for more than it has."""

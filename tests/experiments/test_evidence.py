@@ -242,8 +242,8 @@ def test_every_method_of_the_plan_runs(world: tuple[Setting, Path, Path], tmp_pa
         assert composition(draw, bench.facts, 1.0).bin_tokens[0].tolist() == chosen["bin_tokens"]
         (form,) = {p["form"] for p in predicted if p["chosen"]}
         assert told[chosen["cell"], form] == pytest.approx(chosen["predicted"]["selection"]["loss"], rel=1e-6)
-    box, spikes = (rows[Cell("F1", "pool-40", f"shape:{s}", 0).name] for s in ("box", "two-point"))
-    assert box["nll_mean"] == pytest.approx(spikes["nll_mean"], abs=0.1)
+    box = rows[Cell("F1", "pool-40", "shape:box", 0).name]
+    assert box["nll_mean"] == pytest.approx(np.median(bench.pool.x), abs=0.03)
 
 
 _MANY = {f"composition:{k}" for k in range(1, 100)} | {f"tilt:{q}" for q in (0.25, 0.4, 0.55, 0.85, 0.95)}

@@ -18,6 +18,7 @@ from evidence.costs import break_even, pilot_tokens
 from evidence.falsify import bowl_or_monotone, left_out_errors, same_moments, verdicts
 from evidence.predictions import NOTHING, judge
 from evidence.predictions import table as laws_table
+from evidence.shapes import band_with_moments
 from evidence.statistics import Efficiency, document_interval, efficiency, efficiency_interval, holm, of_arm, paired
 from evidence.words import (
     against_simple_table,
@@ -458,3 +459,19 @@ def test_fill_replaces_between_markers_only() -> None:
     page = "a\n<!-- x -->\nold\n<!-- /x -->\nb"
     assert fill(page, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
     assert fill(page, "y", "new") == page
+
+
+def test_the_box_has_the_moments_that_are_asked_for() -> None:
+    """Between 2 and 4 a uniform pool has mean 3 and spread 2 / sqrt(12); in a skewed one what is drawn is looked at."""
+    uniform = np.linspace(0, 10, 10_001)
+    low, high = band_with_moments(uniform, np.full(10_001, 7), 3.0, 2 / np.sqrt(12))
+    assert (low, high) == (pytest.approx(0.2, abs=0.002), pytest.approx(0.4, abs=0.002))
+    rng = np.random.default_rng(0)
+    x, tokens = rng.gamma(2.0, 0.5, 20_000), rng.integers(64, 257, 20_000)
+    low, high = band_with_moments(x, tokens, 1.2, 0.4)
+    order = np.argsort(x)
+    share = np.cumsum(tokens[order]) / tokens.sum()
+    inside = x[order][(share > low) & (share <= high)]
+    assert (inside.mean(), inside.std()) == (pytest.approx(1.2, abs=0.01), pytest.approx(0.4, abs=0.01))
+    with pytest.raises(ValueError, match="no band of the pool has the mean"):
+        band_with_moments(x, tokens, -1.0, 0.4)
