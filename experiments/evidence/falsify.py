@@ -12,6 +12,7 @@ from scipy import stats
 from scipy.optimize import isotonic_regression
 
 from .statistics import Floats, holm, paired
+from .words import p_text
 
 Row = dict[str, Any]
 REJECT = 0.05
@@ -127,7 +128,7 @@ def _of_moments(found: Mapping[str, Any]) -> str:
 
 def _of_means(found: Mapping[str, Any]) -> str:
     e, best = found["errors"], found["best"].partition(":")[2]
-    p = " and ".join("none" if x["p"] is None else f"{x['p']:.3f}" for x in found["ends"].values())
+    p = " and ".join(p_text(x["p"]) for x in found["ends"].values())
     told = "is" if found["bowl"] else "is not shown to be"
     return (
         f"{'A bowl' if found['bowl'] else 'No bowl is shown'}: the best inner level ({best}) {told} below both ends "
