@@ -198,6 +198,10 @@ def test_a_second_axis_from_landscape_to_selection(config: Path, tmp_path: Path)
     assert len(json.loads((out / "selection" / "selection.json").read_text())["bin_tokens"]) == 6
     assert read_manifest(out / "likened")["counts"]["in"] == read_manifest(out / "scores")["counts"]["in"]
     assert "likeness 2 of 2" in (out / "selection" / "summary.md").read_text()
+    assert read_manifest(out / "located")["counts"]["out"] == read_manifest(out / "target")["counts"]["out"]
+    assert flow.target == out / "located"
+    assert Flow(load_config(config, [*held, "second_axis=none"]), out, overwrite=False).target == out / "target"
+    assert Flow(load_config(config), out, overwrite=False).target is None
     for options, axis in (([], None), (held, "likeness"), ([*held, "bins=50"], None)):
         assert Flow(load_config(config, options), out, overwrite=False).axis == axis
 

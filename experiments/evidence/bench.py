@@ -34,7 +34,8 @@ from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
-from .cells import LIKENED, PROBED, ROUNDS, RUN, WIDE, Cell, arguments
+from .cells import LIKENED, PROBED, ROUNDS, RUN, TOWARD, WIDE, Cell, arguments
+from .pools import read_jsonl, write_jsonl
 from .setting import Setting
 from .shapes import band_with_moments
 
@@ -206,6 +207,32 @@ class Bench:
             write_atomic(scores / MANIFEST, (json.dumps(manifest) + "\n").encode())
         return ps.liken(scores, corpus=folder / "prepared", target=self.valid_files, out=folder / "likened")
 
+    @cached_property
+    def target(self) -> tuple[Path, Path]:
+        """The valid text as `run` has it, (prepared, scores): its chunks joined to documents again."""
+        s, out = self.setting, self.heldout.parent / "target"
+        documents: dict[str, list[str]] = {}
+        for file in self.valid_files:
+            for row in read_jsonl(Path(file)):
+                documents.setdefault(row["id"].rpartition("#")[0] or row["id"], []).append(row["text"])
+        out.mkdir(exist_ok=True)
+        write_jsonl(out / "valid.jsonl", [{"id": k, "text": "\n\n".join(v)} for k, v in documents.items()])
+        prepared = ps.prepare(
+            [str(out / "valid.jsonl")], model=s.model_path, out=out / "prepared", valid=0, test=0, seed=s.seed,
+            chunk_tokens=s.chunk_tokens, min_tokens=s.min_tokens, near_duplicates="keep",
+        )  # fmt: skip
+        return prepared, ps.score(prepared, model=s.model_path, out=out / "scores", engine=s.engine)
+
+    def _toward(self, method: str) -> Path | None:
+        """Scores of the target, with likeness to its other documents."""
+        if method not in TOWARD:
+            return None
+        prepared, scores = self.target
+        return ps.locate(
+            scores, text=prepared, scores=self._scores_of(method), corpus=self._corpus_of(method),
+            out=self.folder / LIKENED[method] / "located",
+        )  # fmt: skip
+
     def _corpus_of(self, method: str) -> Path:
         return self.folder / ("run" if method in RUN else "") / "prepared"
 
@@ -236,7 +263,8 @@ class Bench:
             self._scores_of(cell.method), budget=budget, out=out,
             law=fitted / "law" / "law.json" if law else None,
             runs=sorted(fitted.glob("pilots*/runs.jsonl")) if runs else None,
-            resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True, **asked,
+            resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True,
+            toward=self._toward(cell.method), **asked,
             **({"corpus": self.folder / "prepared", "target": self.valid_files} if cell.method == "dsir" else {}),
         )  # fmt: skip
         return read_selected(out), json.loads((out / "selection.json").read_text())

@@ -23,6 +23,8 @@ OTHER_PILOTS = tuple(f"auto+likeness{end}" for end in (ROUNDS, WIDE))
 LIKENED = {"auto+likeness": "levels", "run": "run"}
 LIKENED |= {name + end: folder + end for name, folder in LIKENED.items() for end in (ROUNDS, WIDE)}
 """Arms on levels of likeness to the valid text: their law has pilots of its own, in this folder of the pool."""
+TOWARD = ("auto+likeness", "run")
+"""Of these, those whose allocation is hedged towards the mix of the valid text; the others keep to the pool's."""
 WORDS = ("dsir",)
 """Baselines that know the valid text's words, beside the band of the better half by likeness."""
 PROBED = ("learnable",)

@@ -11,8 +11,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _STAGES = (
-    "prepare", "score", "liken", "probe", "landscape", "plan", "pilot", "transfer", "fit", "select", "export", "tune",
-    "train", "sample", "evaluate", "compare", "report",
+    "prepare", "score", "liken", "locate", "probe", "landscape", "plan", "pilot", "transfer", "fit", "select", "export",
+    "tune", "train", "sample", "evaluate", "compare", "report",
 )  # fmt: skip
 _WHERE = {name: f"pplscape.stages.{name}" for name in _STAGES} | {"run": "pplscape.flow", "demo": "pplscape.flow"}
 

@@ -20,6 +20,7 @@ from pplscape.stages.evaluate import evaluate
 from pplscape.stages.fit import fit
 from pplscape.stages.landscape import landscape
 from pplscape.stages.liken import liken
+from pplscape.stages.locate import locate
 from pplscape.stages.pilot import pilot
 from pplscape.stages.plan import plan
 from pplscape.stages.prepare import prepare
@@ -122,6 +123,22 @@ class Flow:
         return out
 
     @cached_property
+    def target(self) -> Path | None:
+        """Scores of the target text with the axis of the bins; None where none was given."""
+        c, out = self.config, self.out
+        if not c.heldout:
+            return None
+        found = score(
+            out / "prepared", model=self.model, out=out / "target", split="valid", dtype=c.score_dtype,
+            context=c.context, **self.engine, **self.again,
+        )  # fmt: skip
+        if self.axis != "likeness":
+            return found
+        return locate(
+            found, text=out / "prepared", scores=self.scores, corpus=out / "prepared", out=out / "located", **self.again
+        )
+
+    @cached_property
     def pilots(self) -> list[Path]:
         """runs.jsonl of every round. From the second on a round is planned by the law of the runs before it, and none
         follows once their decision is settled, or they show that nothing is to be gained."""
@@ -180,7 +197,7 @@ class Flow:
             self.scores, strategy=self.config.strategy, budget=self.config.budget, out=self.out / "selection",
             law=self.out / "law" / "law.json", runs=self.pilots, corpus=self.out / "prepared",
             model=self.model, max_epochs=self.config.max_epochs, resamples=self.config.resamples,
-            seed=self.config.seed, **self.again,
+            toward=self.target, seed=self.config.seed, **self.again,
         )  # fmt: skip
 
     def _draw(self, strategy: str, seed: int) -> Path:
@@ -190,6 +207,7 @@ class Flow:
         return select(
             self.scores, strategy=strategy, budget=self.config.budget, law=law, form=form, seed=seed,
             corpus=self.out / "prepared" if strategy in BY_TEXT else None, model=self.model,
+            toward=self.target if law else None,
             out=self.out / "draws" / f"{strategy}-{seed}", **self.again,
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from pplscape.draw.hedge import STRENGTHS, allocate, choose
+from pplscape.draw.hedge import TO_POOL, allocate, choose
 from pplscape.draw.options import Options
 from pplscape.draw.pool import Pool
 from pplscape.draw.program import Utility, solve
@@ -34,7 +34,7 @@ def test_from_the_optimum_to_random(phi, shape):
     np.testing.assert_allclose(allocate(utility, unique, 800.0, 0.0).tokens, optimum)
     np.testing.assert_allclose(allocate(utility, unique, 800.0, 1e-7).tokens, optimum, rtol=1e-3, atol=1.0)
     np.testing.assert_allclose(allocate(utility, unique, 800.0, 1e7).tokens, random, rtol=1e-5)
-    away = [np.abs(allocate(utility, unique, 800.0, t).tokens - random).sum() for t in STRENGTHS]
+    away = [np.abs(allocate(utility, unique, 800.0, t).tokens - random).sum() for t in TO_POOL]
     assert away == sorted(away, reverse=True)
 
 
@@ -67,7 +67,7 @@ def test_no_worse_than_a_general_solver(seed, hedge, form):
 
 def test_equal_utilities_stay_random_at_every_strength():
     equal = Utility(np.full(3, 2.0), np.array([0.5, 0.3, 0.2]), "power", 0.8, 1.0)
-    for hedge in STRENGTHS:
+    for hedge in TO_POOL:
         np.testing.assert_allclose(allocate(equal, equal.share * 9, 3.0, hedge).tokens, equal.share * 3, rtol=1e-6)
 
 
@@ -96,3 +96,26 @@ def test_a_negative_hedge_is_refused():
     options = Options(utility=LINEAR, bins=make_bins(pool.x, pool.length, 4), hedge=-0.1)
     with pytest.raises(UserError, match="--hedge must not be negative"):
         draw("allocate", pool, 200, 0, options)
+
+
+def test_towards_a_mix_that_is_not_the_pools():
+    """Linear utilities: q exp(u / (T v)), v of the pool's mix; with all the hedge there is, q itself."""
+    q = np.array([0.1, 0.2, 0.3, 0.4])
+    value_of_random = LINEAR.share @ LINEAR.u
+    expected = q * np.exp(LINEAR.u / (0.7 * value_of_random))
+    found = allocate(LINEAR, LINEAR.share * 1e9, 500.0, 0.7, toward=q)
+    np.testing.assert_allclose(found.tokens, 500 * expected / expected.sum(), rtol=1e-9)
+    assert found.gap < 1e-9
+    np.testing.assert_allclose(
+        allocate(LINEAR, LINEAR.share * 1e9, 500.0, 1e9, toward=9 * q).tokens, 500 * q, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        allocate(LINEAR, LINEAR.share * 4000, 500.0, 0.7, toward=LINEAR.share).tokens,
+        allocate(LINEAR, LINEAR.share * 4000, 500.0, 0.7).tokens,
+    )
+
+
+def test_a_bin_that_the_mix_asks_for_gives_no_more_than_it_has():
+    found = allocate(LINEAR, np.array([900.0, 900.0, 900.0, 50.0]), 500.0, 2.0, toward=[0.1, 0.1, 0.1, 0.7])
+    assert found.tokens[3] == pytest.approx(50)
+    assert found.tokens.sum() == pytest.approx(500)

@@ -25,6 +25,7 @@ OF_COMMAND: dict[str, dict[str, str | None]] = {
     "score": {"dtype": "score_dtype"},
     "sample": {"tokens": "general_tokens"},
     "liken": {"corpus": None},
+    "locate": {"corpus": None},
     "probe": {"corpus": None},
     "pilot": {"corpus": None, "heldout": None, "executor": "pilots.executor", "workers": "pilots.workers"},
     "landscape": {"corpus": None},

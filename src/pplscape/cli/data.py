@@ -1,4 +1,4 @@
-"""Commands from text to landscape: prepare, score, liken, probe, landscape, sample."""
+"""Commands from text to landscape: prepare, score, liken, locate, probe, landscape, sample."""
 
 from __future__ import annotations
 
@@ -147,6 +147,27 @@ def liken(
     from pplscape.stages.liken import summary
 
     typer.echo(summary(stage(scores, corpus=corpus, out=out, target=target or (), overwrite=overwrite)))
+
+
+@app.command()
+def locate(
+    target: Annotated[Path, typer.Argument(help="The folder of `score` for a target text (`--split valid`).")],
+    text: Annotated[Path, typer.Option(help="The prepared folder that holds the target text.")],
+    scores: Annotated[Path, typer.Option(help="The folder of `liken`: the pool's scores.")],
+    corpus: Annotated[Path, typer.Option(help="The pool's prepared folder.")],
+    out: Out,
+    config: Config = None,
+    overrides: Set = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Where a target text lies on the landscape: its likeness beside its scores, for `select --toward`."""
+    if dry_run:
+        return dry("locate", [target, text, scores, corpus], out)
+    from pplscape.stages.locate import locate as stage
+    from pplscape.stages.locate import summary
+
+    typer.echo(summary(stage(target, text=text, scores=scores, corpus=corpus, out=out, overwrite=overwrite)))
 
 
 @app.command()

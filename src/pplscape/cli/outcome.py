@@ -69,7 +69,10 @@ def select(
     max_epochs: Annotated[float, typer.Option(help="Most repeats of a bin's tokens (allocate).")] = 1.0,
     hedge: Annotated[
         float | None,
-        typer.Option(help="How much allocate keeps to the pool's mix, 0: not; default: 0.4, more in doubt."),
+        typer.Option(help="How much allocate keeps to a mix, 0: not; default: as much as the law is in doubt."),
+    ] = None,
+    toward: Annotated[
+        Path | None, typer.Option(help="Scores of a target text, whose mix that is; default: the pool's mix.")
     ] = None,
     dos_spread: Annotated[Literal["var", "std"], typer.Option(help="What dos compares with the target's.")] = "var",
     dos_weights: Annotated[str | None, typer.Option(help="MU,S of dos; default: both in standard errors.")] = None,
@@ -113,7 +116,7 @@ def select(
         scores, strategy=strategy, budget=budget, out=out, law=law, form=form, transfer=transfer, runs=runs,
         columns=pairs(columns),
         target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
-        max_epochs=max_epochs, hedge=hedge, dos_spread=dos_spread, dos_weights=weights_of(dos_weights),
+        max_epochs=max_epochs, hedge=hedge, toward=toward, dos_spread=dos_spread, dos_weights=weights_of(dos_weights),
         dos_stop=dos_stop, whole_documents=whole_documents, nested=nested, contains=contains, quotas=quotas_of(quota),
         forced=ids_of(force), forbidden=ids_of(forbid), replay=replay, replay_share=replay_share,
         formats=export.split(",") if export else (), model=model, target=target or (), executor=executor,

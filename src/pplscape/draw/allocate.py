@@ -38,11 +38,17 @@ class Allocate(Rule):
         self.budget, self.seed, self.bins, self.max_epochs = budget, seed, options.bins, options.max_epochs
         unique = census.bin_tokens(self.bins)
         given = options.before.bin_tokens if options.before else np.zeros(self.bins.n)
-        self.hedge = options.hedge or 0.0
+        self.hedge, self.toward = options.hedge or 0.0, options.toward
         if self.hedge < 0:
             raise UserError(f"--hedge must not be negative, not {self.hedge}: 0 is the law's own optimum.")
         self.plan = allocate(
-            options.utility, unique + given, budget + given.sum(), self.hedge, options.max_epochs, given
+            options.utility,
+            unique + given,
+            budget + given.sum(),
+            self.hedge,
+            options.max_epochs,
+            given,
+            options.toward,
         )
         quota = np.clip(self.plan.tokens - given, 0.0, options.max_epochs * unique)
         self.helpful = (np.asarray(options.utility.u) > 0) | (self.hedge > 0)
@@ -102,6 +108,7 @@ class Allocate(Rule):
             "duality_gap": self.plan.gap,
             "unspent": self.budget - spent - int((times * near.length).sum()) if self.plan.unspent >= 1 else 0,
             "hedge": self.hedge,
+            "toward": None if self.toward is None else self.toward.tolist(),
             "max_epochs": self.max_epochs,
         }
         return Draw(times, self.name, facts)

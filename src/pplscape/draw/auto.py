@@ -129,18 +129,21 @@ def utility_of(law: Law) -> Utility:
     )  # fmt: skip
 
 
-def hedge_of(law: Law, utility: Utility, unique: Floats, budget: int, max_epochs: float) -> float:
+def hedge_of(
+    law: Law, utility: Utility, unique: Floats, budget: int, max_epochs: float, toward: Floats | None = None
+) -> float:
     """The strength of the hedge that this law's refits ask for, the least if it has none; see `draw/hedge.py`.
 
-    `unique` [K]: tokens that the pool holds in each bin.
+    `unique` [K]: tokens that the pool holds in each bin; `toward` [K]: the target's mix, None where it is not known.
     """
+    strengths = hedge.TO_POOL if toward is None else hedge.TO_TARGET
     if not law.resamples:
-        return hedge.STRENGTHS[0]
-    plans = [hedge.allocate(utility, unique, budget, t, max_epochs).tokens for t in hedge.STRENGTHS]
+        return strengths[0]
+    plans = [hedge.allocate(utility, unique, budget, t, max_epochs, toward=toward).tokens for t in strengths]
     tokens = np.array([unique * min(budget / unique.sum(), max_epochs), *plans])
     asked = Compositions(tokens.sum(1), bin_tokens=tokens, bin_unique_tokens=np.minimum(tokens, unique))
     losses = np.exp(law.draw_log_losses(asked))
-    return hedge.choose(losses[:, :1] - losses[:, 1:])
+    return hedge.choose(losses[:, :1] - losses[:, 1:], strengths)
 
 
 def loss_of(law: Law, budget: int) -> Callable[[Floats, Floats], Floats]:

@@ -4,16 +4,17 @@ The convex program of the utility law (`program.solve`) takes estimates for trut
 spends the whole budget on the one or two bins that came out best, and the bin that came out best is overrated. A
 hedged allocation maximises
 
-    sum_b u_b w_b phi(e_b(n_b) / w_b)  -  T v N KL(n / N || w)     subject to   sum_b n_b = N,  0 <= n_b <= cap_b
+    sum_b u_b w_b phi(e_b(n_b) / w_b)  -  T v N KL(n / N || q)     subject to   sum_b n_b = N,  0 <= n_b <= cap_b
 
-with N the budget and v the value of one more token in the pool's own mix, so that T is a number: 0 is the program
-itself, infinity is random. With a linear phi and no cap in reach n_b is proportional to w_b exp(u_b / (T v)), the
+with N the budget and v the value of one more token in the pool's own mix w, so that T is a number: 0 is the program
+itself, infinity the mix q. That is the pool's, or, where scored text of the target is known, the target's: it holds no
+dirt (`mix.target_mix`). With a linear phi and no cap in reach n_b is proportional to q_b exp(u_b / (T v)), the
 maximum-entropy allocation of its mean utility.
 
-T is at least `STRENGTHS[0]`: text of few bins repeats itself, which a law of sums over bins cannot know, however many
-pilots it has. That value was found on text that no pilot and no test saw (docs/selection.md, *Hedged*). Beyond it T is
-as large as the law's doubt asks for: the first at which the 10th percentile of the predicted gain over random, over the
-law's refits, is above 0.
+T is at least the first of the strengths: text of few bins repeats itself, which a law of sums over bins cannot know,
+however many pilots it has. Both values were found on text that no pilot and no test saw (docs/selection.md, *Hedged*).
+Beyond it T is as large as the law's doubt asks for: the first at which the 10th percentile of the predicted gain over
+random, over the law's refits, is above 0.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from pplscape.draw.gate import PERCENTILE
 from pplscape.draw.program import Allocation, Program, Utility, solve
 from pplscape.statistics import Floats
 
-STRENGTHS = (0.4, 0.7, 1.0, 2.0)
-"""T that are tried, in this order."""
+TO_POOL, TO_TARGET = (0.4, 0.7, 1.0, 2.0), (0.6, 1.0, 1.4, 2.0)
+"""T that are tried, in this order, where q is the pool's mix, and where it is the target's."""
 STEPS = 50
 """Halvings; each gains a bit of the answer."""
 LEAST = 1e-12
@@ -42,8 +43,11 @@ def allocate(
     hedge: float,
     max_epochs: float = 1.0,
     floor: ArrayLike | None = None,
+    toward: ArrayLike | None = None,
 ) -> Allocation:
     """Best tokens per bin for `budget` tokens with T = `hedge`; arguments as of `program.solve`, which serves T = 0.
+
+    `toward` [K]: q, positive shares of the bins that the pool holds; None: the pool's.
 
     With T > 0 bins that do not help are given a little, and nothing is left unspent but what the pool lacks. The
     allocation's value is that of the utility law; its gap that of the hedged program.
@@ -57,12 +61,14 @@ def allocate(
     units = budget / utility.unit
     pull = hedge * abs(float(program.w @ program.marginal(program.w * units)) / program.w.sum())
     little = np.maximum(program.floor, LEAST * units)
+    q = program.w if toward is None else np.asarray(toward, dtype=np.float64)[there]
+    q = q / q.sum()
 
     def slope(n: Floats) -> Floats:
-        return program.marginal(n) - pull * (np.log(n / program.w / units) + 1)
+        return program.marginal(n) - pull * (np.log(n / q / units) + 1)
 
     def hedged(n: Floats) -> float:
-        return float((program.value(n) - pull * n * np.log(n / program.w / units)).sum())
+        return float((program.value(n) - pull * n * np.log(n / q / units)).sum())
 
     def demand(price: float) -> Floats:
         return _where_falling(lambda n: slope(n) > price, little, program.cap)
@@ -90,7 +96,7 @@ def _where_falling(above: Callable[[Floats], NDArray[np.bool_]], low: Floats, hi
     return low
 
 
-def choose(gains: Floats, strengths: Sequence[float] = STRENGTHS) -> float:
+def choose(gains: Floats, strengths: Sequence[float]) -> float:
     """The first T whose lower bound is above 0, else that with the largest; `gains` [B, T] over random, nats/token, by
     refit and strength.
 

@@ -16,6 +16,7 @@ from pplscape.draw.columns import check_axis
 from pplscape.draw.describe import SCALES, Frame, Limits, Tally, facts, frame_of, samples, scaled, whole_pool
 from pplscape.draw.documents import by_document
 from pplscape.draw.gate import random_seeds
+from pplscape.draw.mix import Located, target_mix
 from pplscape.draw.options import Options
 from pplscape.draw.outlook import Oracle, Outlook, budgets, look
 from pplscape.draw.pool import Draw
@@ -62,6 +63,8 @@ class Selection:
     out: Path | None = None
     documents: tuple[Scores, Census] | None = None
     """The same with whole documents as rows, where these are the unit of selection."""
+    target: Located | None = None
+    """Scored text of the target, whose mix an allocation is hedged towards; None: the pool's."""
 
     SCRATCH: ClassVar[str] = "documents"
     """Folder under `out` for what whole documents need while they are drawn."""
@@ -115,7 +118,7 @@ class Selection:
         options = tell(strategy, round(budget * grow), self.options, self.judge.law, self.judge.form)
         if options.utility is not None:
             utility = replace(options.utility, unit=options.utility.unit / grow)
-            options = replace(options, hedge=self.hedge, utility=utility)
+            options = replace(options, hedge=self.hedge, toward=self.toward, utility=utility)
         return options
 
     @cached_property
@@ -125,7 +128,15 @@ class Selection:
             return self.options.hedge or 0.0
         entry = entry_for("allocate", self.judge.law, self.judge.form)
         unique = self.census.bin_tokens(bins_of(entry))
-        return hedge_of(entry, utility_of(entry), unique, self.budget, self.options.max_epochs)
+        return hedge_of(entry, utility_of(entry), unique, self.budget, self.options.max_epochs, self.toward)
+
+    @cached_property
+    def toward(self) -> Floats | None:
+        """The target's share of every bin of the law, [K]; None where no target is known."""
+        if self.target is None or self.judge.law is None:
+            return None
+        bins = bins_of(entry_for("allocate", self.judge.law, self.judge.form))
+        return target_mix(self.target, bins, self.census.bin_tokens(bins))
 
     def take(self, strategy: str) -> Taken:
         """The strategy carried out on the files; what another one wrote is replaced."""

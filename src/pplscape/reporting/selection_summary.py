@@ -81,7 +81,8 @@ def _target(facts: Facts) -> list[str]:
         std = NOTHING if target["std"] is None else significant(target["std"], 4)
         found.append(f"Target ({target['scale']}): mean {significant(target['mean'], 4)}, spread {std}.")
     if "duality_gap" in draw:
-        hedge = f", hedged with strength {draw['hedge']:g}" if draw.get("hedge") else ""
+        mix = "the pool's mix" if draw.get("toward") is None else "the target text's mix"
+        hedge = f", hedged with strength {draw['hedge']:g} towards {mix}" if draw.get("hedge") else ""
         found.append(f"Allocation{hedge}, solved to a relative duality gap of {draw['duality_gap']:.1e}.")
     return [" ".join(found)] if found else []
 

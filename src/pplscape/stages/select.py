@@ -17,6 +17,7 @@ from pplscape.draw.auto import challenger
 from pplscape.draw.budget import parse_budget
 from pplscape.draw.census import Census, take_census
 from pplscape.draw.documents import write_documents
+from pplscape.draw.mix import Located
 from pplscape.draw.options import Options, Target
 from pplscape.draw.replay import draw_replay, replay_tokens
 from pplscape.draw.scores import Scores, check_whole
@@ -27,7 +28,7 @@ from pplscape.draw.textual import FOLDER as TEXT_FOLDER
 from pplscape.draw.textual import keys_for
 from pplscape.errors import UserError
 from pplscape.executors import Executor, open_executor
-from pplscape.manifest import StageFolder
+from pplscape.manifest import StageFolder, read_manifest
 from pplscape.reporting.selection_summary import summary
 from pplscape.statistics import Scale
 from pplscape.text.cutback import write_subset
@@ -57,8 +58,9 @@ def select(
     contains: Path | str | None = None, quotas: Mapping[str, float] | None = None, forced: Sequence[str] = (),
     forbidden: Sequence[str] = (), replay: Path | str | None = None, replay_share: float = 0.0,
     corpus: Path | str | None = None, text_columns: Columns | None = None, model: str | None = None,
-    target: Sequence[str] = (), formats: Sequence[str] = (), resamples: int = 200, seed: int = 0,
-    executor: str = "local", workers: int | None = None, address: str | None = None, overwrite: bool = False,
+    target: Sequence[str] = (), toward: Path | str | None = None, formats: Sequence[str] = (), resamples: int = 200,
+    seed: int = 0, executor: str = "local", workers: int | None = None, address: str | None = None,
+    overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write OUT/selection.json, OUT/summary.md, OUT/selected/part-*.parquet (`schema.SELECTED`) and with `corpus`
     OUT/subset/.
@@ -67,8 +69,9 @@ def select(
     `form`: use that entry of it; `transfer`: output of that stage, which a law of a proxy's runs needs. `runs`,
     `columns`: the pilots, one table or several, for the gate and paired intervals. Targets are on `scale`; a missing
     `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
-    `hedge`: how much allocate keeps to the pool's mix; 0 is the law's own optimum, None 0.4 or as much more as
-    the law's refits ask for (`draw/hedge.py`).
+    `toward`: scores of a target text (of `score`, or `locate` where the pool's hold likeness), whose mix allocate then
+    keeps to instead of the pool's. `hedge`: how much; 0 is the law's own optimum, None as much as its refits ask for
+    (`draw/hedge.py`).
     `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
     `whole_documents`: take documents whole or not at all. `nested`: a larger budget holds what a smaller one took, for
     strategies that follow one order; `contains`: an earlier selection whose chunks are taken again, for all.
@@ -99,6 +102,7 @@ def select(
         "corpus": corpus,
         "contains": contains,
         "replay": replay,
+        "toward": toward,
     }
     tables = _tables(runs)
     inputs: dict[str, Path | str] = {k: _existing(k, Path(v)) for k, v in given.items() if v is not None}
@@ -152,7 +156,8 @@ def select(
             judge = judge_of(table, census, fitted, pilots, form, resamples, seed)
             judge = replace(judge, warnings=[*said, *judge.warnings])
             documents = _documents(table, edges_of(fitted), folder) if whole_documents else None
-            selection = Selection(table, census, tokens, seed, options, judge, folder.partial, documents)
+            goal = None if toward is None else _target(Path(toward), table)
+            selection = Selection(table, census, tokens, seed, options, judge, folder.partial, documents, goal)
             content, taken = selection.run(strategy)
             shutil.rmtree(folder.partial / Selection.SCRATCH, ignore_errors=True)
             if seen is not None:
@@ -189,6 +194,18 @@ def _exporting(
 def _documents(table: Scores, edges: tuple[float, ...], folder: StageFolder) -> tuple[Scores, Census]:
     documents = write_documents(table, folder.partial / Selection.SCRATCH)
     return documents, take_census(documents, edges)
+
+
+def _target(folder: Path, table: Scores) -> Located:
+    """Scored text of the target; UserError if another model scored it, or in chunks of another length."""
+    ours, theirs = (m.get("counts", {}).get("facts", {}) for m in (table.manifest, read_manifest(folder)))
+    for name in ("weights", "tokenizer", "bos", "chunk_tokens", "context"):
+        if name in ours and ours[name] != theirs.get(name):
+            raise UserError(
+                f"{folder} was scored with another {name} ({theirs.get(name)}) than the pool ({ours[name]}): score the "
+                "target text as the pool was scored."
+            )
+    return Located.read(folder)
 
 
 def _check_general(table: Scores, general: Prepared) -> None:
