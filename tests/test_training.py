@@ -120,11 +120,16 @@ def test_trunk_with_branch_equals_a_separate_run(tiny_tokenizer_dir: Path) -> No
     assert at.tokens == 800
 
 
-def test_replay_takes_its_share_and_is_not_counted_as_domain_tokens(tiny_tokenizer_dir: Path) -> None:
-    recipe = Recipe(learning_rate=1.0, warmup_tokens=0, cooldown_share=0.25, step_tokens=100, replay_share=0.5)
-    at = _train_run(FakeEngine(str(tiny_tokenizer_dir)), _chunks(10, 50), recipe, Replay(_chunks(3, 50, seed=1)))
-    assert at.tokens == 400
-    assert 400 <= at.replay_tokens < 400 + 40 * len(at.steps)
+@pytest.mark.parametrize(("share", "length"), [(0.5, 50), (0.05, 50), (0.05, 130), (0.2, 400), (0.8, 7)])
+def test_replay_takes_its_share_and_is_not_counted_as_domain_tokens(
+    tiny_tokenizer_dir: Path, share: float, length: int
+) -> None:
+    """To half a chunk, also where one chunk is more than many steps' share."""
+    recipe = Recipe(learning_rate=1.0, warmup_tokens=0, cooldown_share=0.25, step_tokens=100, replay_share=share)
+    replay = Replay([np.full(length, 3)] * 3)
+    at = _train_run(FakeEngine(str(tiny_tokenizer_dir)), [np.full(40, 5)] * 100, recipe, replay)
+    assert at.tokens == 4000
+    assert abs(at.replay_tokens - 4000 * share / (1 - share)) <= length / 2
 
 
 def test_standard_error_is_that_of_a_ratio(tiny_tokenizer_dir: Path) -> None:

@@ -25,17 +25,17 @@ from pplscape.draw.permanent import uniforms
 from pplscape.draw.pool import Draw, Pool
 from pplscape.draw.stream import read_selected
 from pplscape.engines import load_engine
-from pplscape.engines.base import Learner
+from pplscape.engines.base import Ids, Learner
 from pplscape.manifest import MANIFEST, read_json, read_manifest, write_atomic
 from pplscape.stages.train import ORDER_STREAM
 from pplscape.statistics import Bins, cut_levels, make_bins, moments, on_scale
 from pplscape.text.prepared import Prepared
 from pplscape.training.evaluate import TextLoss
-from pplscape.training.loop import Progressed, run_steps, train_steps
+from pplscape.training.loop import Progressed, Replay, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
 from .cells import LIKENED, PROBED, ROUNDS, RUN, TOWARD, WIDE, Cell, arguments
-from .pools import read_jsonl, write_jsonl
+from .pools import Builder, read_jsonl, write_jsonl
 from .setting import Setting
 from .shapes import band_with_moments
 
@@ -47,6 +47,8 @@ SHAPE_MEAN, SHAPE_STD = 0.5, 0.35
 TILT_STD = 0.15
 RESTORED = Path("pilots-restored", "runs.jsonl")
 """Pilots of a committed table, all rounds, below a law's folder: they are not trained again."""
+REPLAY_TOKENS = 120_000
+"""Text to replay: more than a fifth of what is trained, so that nothing comes twice."""
 PROBE_SHARE = 4
 """A probe sees this part of D."""
 
@@ -223,6 +225,7 @@ class Bench:
         )  # fmt: skip
         return prepared, ps.score(prepared, model=s.model_path, out=out / "scores", engine=s.engine)
 
+    @cache  # noqa: B019 - a bench lives as long as the process
     def _toward(self, method: str) -> Path | None:
         """Scores of the target, with likeness to its other documents."""
         if method not in TOWARD:
@@ -249,23 +252,23 @@ class Bench:
 
     def draw(self, cell: Cell) -> tuple[pa.Table, dict[str, Any]]:
         """The chunks of a cell (schema.SELECTED) and what selection.json says of them."""
-        kind, _, told = cell.method.partition(":")
+        kind, _, told = cell.drawn.partition(":")
         budget = round(cell.size * self.budget)
         if kind == "composition":
             return self._composition(int(told), budget, cell.seed), {}
-        asked = arguments(self._moments_of(kind, told) if kind in ("shape", "tilt") else cell.method)
+        asked = arguments(self._moments_of(kind, told) if kind in ("shape", "tilt") else cell.drawn)
         if kind in ("shape", "tilt"):
             asked |= self._target(kind, told)
         law, runs = asked.pop("law", False), asked.pop("runs", False)
-        fitted = self._fitted(cell.method if cell.method in LIKENED else "") if law else self.folder
+        fitted = self._fitted(cell.drawn if cell.drawn in LIKENED else "") if law else self.folder
         out = self.folder / "draws" / cell.file.removesuffix(".json")
         ps.select(
-            self._scores_of(cell.method), budget=budget, out=out,
+            self._scores_of(cell.drawn), budget=budget, out=out,
             law=fitted / "law" / "law.json" if law else None,
             runs=sorted(fitted.glob("pilots*/runs.jsonl")) if runs else None,
             resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True,
-            toward=self._toward(cell.method), **asked,
-            **({"corpus": self.folder / "prepared", "target": self.valid_files} if cell.method == "dsir" else {}),
+            toward=self._toward(cell.drawn), **asked,
+            **({"corpus": self.folder / "prepared", "target": self.valid_files} if cell.drawn == "dsir" else {}),
         )  # fmt: skip
         return read_selected(out), json.loads((out / "selection.json").read_text())
 
@@ -313,19 +316,31 @@ class Bench:
         if twin is not None and (not cell.on_test or "loss_test" in twin):
             return row | {k: twin[k] for k in LOSSES if k in twin} | {"same_as": twin["cell"]}
         started = time.monotonic()
-        self.train(selected, cell.seed)
+        row["replay_tokens"] = self.train(selected, cell.seed, cell.replay_share)
         row["seconds_train"] = round(time.monotonic() - started, 1)
         started = time.monotonic()
         row |= self._losses(cell)
         return row | {"seconds_evaluate": round(time.monotonic() - started, 1)}
 
-    def train(self, selected: pa.Table, seed: int) -> None:
-        """As `pplscape.train`: paired order, the recipe, from the base model."""
+    def train(self, selected: pa.Table, seed: int, replay_share: float = 0.0) -> int:
+        """As `pplscape.train`: paired order, the recipe, from the base model. Tokens that were replayed beside D."""
         order = uniforms(ORDER_STREAM + seed, selected["doc_id"].to_pylist(), np.asarray(selected["chunk_index"]))
         chunks = chunk_ids(self.corpus, selected.take(pa.array(with_repeats(selected, order))), self.learner)
         self.learner.reset()
-        recipe = self.setting.train_recipe
-        train_steps(self.learner, run_steps(chunks, recipe), recipe, Progressed())
+        recipe, at = replace(self.setting.train_recipe, replay_share=replay_share), Progressed()
+        train_steps(
+            self.learner, run_steps(chunks, recipe), recipe, at, Replay(self.remembered) if replay_share else None
+        )
+        return at.replay_tokens
+
+    @cached_property
+    def remembered(self) -> list[Ids]:
+        """Text that the base model was trained on, to replay: chunks of random documents, none of them measured."""
+        file = self.heldout.parent / "replay.jsonl"
+        if not file.exists():
+            documents = Builder(self.setting, file.parent).learned(REPLAY_TOKENS)
+            write_jsonl(file, ({"id": d.doc_id, "text": d.text} for d in documents))
+        return heldout_from_files([str(file)], self.learner, self.setting.chunk_tokens).chunks
 
     def _losses(self, cell: Cell) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -359,9 +374,10 @@ def whole_table(folder: Path) -> pa.Table:
 
 
 def _training_key(selected: pa.Table, cell: Cell) -> str:
-    """What decides a training run: chunks, repeats, order. Equal keys are the same run."""
+    """What decides a training run: chunks, repeats, order, replay. Equal keys are the same run."""
     rows = zip(*(selected[c].to_pylist() for c in ("doc_id", "chunk_index", "repeats")), strict=True)
-    return hashlib.sha256(json.dumps([cell.seed, sorted(rows)]).encode()).hexdigest()[:16]
+    run = [cell.seed, sorted(rows), *([cell.replay_share] if cell.replay_share else [])]
+    return hashlib.sha256(json.dumps(run).encode()).hexdigest()[:16]
 
 
 def describe(selected: pa.Table, content: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ PROBED = ("learnable",)
 CURVE = (0.5, 2.0)
 LONG_CURVE = (0.25, 4.0)
 COMPOSITIONS = 64
+REPLAY = "+replay:"
+"""In an arm's name, before the share of its training tokens that is text of the base model's, beside the D tokens."""
+REPLAYED = ("random", "run")
+REPLAY_SHARES = (0.05, 0.2)
 SHAPES = ("two-point", "maxent", "box")
 """F1: the same mean and spread of log-perplexity in three shapes."""
 
@@ -48,6 +52,15 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.experiment}/{self.pool}/{self.method}/{self.seed}/{self.size:g}"
+
+    @property
+    def drawn(self) -> str:
+        """The method that says what is drawn: the same with and without replay."""
+        return self.method.partition(REPLAY)[0]
+
+    @property
+    def replay_share(self) -> float:
+        return float(self.method.partition(REPLAY)[2] or 0)
 
     @property
     def file(self) -> str:
@@ -110,9 +123,16 @@ def falsify(pool: str) -> Iterator[Cell]:
     yield from (Cell("F4", pool, f"tilt:{q:g}", seed) for seed in range(SWEEP_SEEDS) for q in levels)
 
 
+def replayed(pool: str) -> Iterator[Cell]:
+    """Forgetting: how much of it a little of the base model's own text prevents, and what that costs."""
+    methods = [f"{m}{REPLAY}{share:g}" for share in REPLAY_SHARES for m in REPLAYED]
+    yield from (Cell("primary", pool, m, seed) for seed in range(SWEEP_SEEDS) for m in methods)
+
+
 def plan(pool: str, band: str) -> list[Cell]:
     """Everything of one pool after the choice of the band, primary endpoints first."""
-    return [*primary(pool, band), *likened(pool), *sweep(pool, band), *compositions(pool), *falsify(pool)]
+    parts = primary(pool, band), likened(pool), sweep(pool, band), compositions(pool), falsify(pool), replayed(pool)
+    return [cell for part in parts for cell in part]
 
 
 def arguments(method: str) -> dict[str, Any]:

@@ -44,15 +44,17 @@ def composition(selected: pa.Table, facts: dict[str, Any], n_params: float) -> C
 
 
 def predict(pool: Path, rows: Sequence[Row]) -> list[Row]:
-    """Predictions of every fitted form for every cell that was trained itself and whose draw is kept."""
+    """Predictions of every fitted form for every cell that was trained itself, on no other text, and whose draw is
+    kept."""
     if not (pool / "law" / "law.json").exists():
         return []
     law, facts = Law.from_json(pool / "law" / "law.json"), read_json(pool / "landscape" / "landscape.json", "landscape")
     n_params = float(facts["scoring"]["n_params"]) if "n_params" in (facts.get("scoring") or {}) else 0.0
     found = []
     for r in rows:
-        draw = pool / "draws" / Cell(*(r[k] for k in ("experiment", "pool", "method", "seed", "size"))).file[:-5]
-        if r["status"] != "ok" or "same_as" in r or r["pool"] != pool.name or not draw.exists():
+        cell = Cell(*(r[k] for k in ("experiment", "pool", "method", "seed", "size")))
+        draw = pool / "draws" / cell.file[:-5]
+        if r["status"] != "ok" or cell.replay_share or "same_as" in r or r["pool"] != pool.name or not draw.exists():
             continue
         asked = composition(read_selected(draw), facts, n_params)
         for entry in (law, *law.alternatives):

@@ -23,7 +23,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 from evidence import dirt, flat  # noqa: E402
 from evidence.bench import Bench  # noqa: E402
 from evidence.cells import Cell, arguments, choosing, plan  # noqa: E402
-from evidence.pools import DIRT, Builder, describe, token_shares  # noqa: E402
+from evidence.pools import DIRT, Builder, describe, read_jsonl, token_shares  # noqa: E402
 from evidence.predictions import composition, predict  # noqa: E402
 from evidence.runner import Store, restore_pilots, run_cells  # noqa: E402
 from evidence.setting import Setting  # noqa: E402
@@ -203,6 +203,24 @@ def losses_by_document(rows: list[dict]) -> list[dict]:
     return list(found.values())
 
 
+def test_replay_adds_text_of_the_base_beside_the_budget(
+    world: tuple[Setting, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same draw, a fifth of what is trained from the files of the base, none of it measured; it forgets less."""
+    setting, data, out = world
+    monkeypatch.setenv("PPLSCAPE_DATA", str(data))
+    bench = Bench(setting, out / "pool-40")
+    plain, mixed = (bench.run(Cell("primary", "pool-40", m, 0), {}) for m in ("random", "random+replay:0.2"))
+    assert mixed["bin_tokens"] == plain["bin_tokens"]
+    assert mixed["trained_as"] != plain["trained_as"]
+    assert plain["replay_tokens"] == 0
+    assert mixed["replay_tokens"] / (mixed["tokens"] + mixed["replay_tokens"]) == pytest.approx(0.2, abs=0.05)
+    replayed = {row["id"] for row in read_jsonl(out / "replay.jsonl")}
+    assert replayed
+    assert not replayed & {row["id"] for row in read_jsonl(out / "heldout" / "general.jsonl")}
+    assert mixed["loss_general"] < plain["loss_general"]
+
+
 def test_the_oracle_draws_clean_text_only(world: tuple[Setting, Path, Path]) -> None:
     setting, _, out = world
     bench = Bench(setting, out / "pool-40")
@@ -217,9 +235,12 @@ def test_the_oracle_draws_clean_text_only(world: tuple[Setting, Path, Path]) -> 
     assert clean <= both  # the same uniforms: a paired draw
 
 
-def test_every_method_of_the_plan_runs(world: tuple[Setting, Path, Path], tmp_path: Path) -> None:
+def test_every_method_of_the_plan_runs(
+    world: tuple[Setting, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One seed of everything on the fake engine; equal training is not done twice."""
-    setting, _, out = world
+    setting, data, out = world
+    monkeypatch.setenv("PPLSCAPE_DATA", str(data))
     bench, store = Bench(setting, out / "pool-40"), Store(tmp_path)
     bench.fit_law()
     wanted = [c for c in plan("pool-40", "band:0.2,0.7") if c.seed == 0 and c.method not in _MANY]
@@ -247,6 +268,7 @@ def test_every_method_of_the_plan_runs(world: tuple[Setting, Path, Path], tmp_pa
 
 
 _MANY = {f"composition:{k}" for k in range(1, 100)} | {f"tilt:{q}" for q in (0.25, 0.4, 0.55, 0.85, 0.95)}
+_MANY |= {"random+replay:0.05", "random+replay:0.2", "run+replay:0.2"}
 """Methods of a kind: one or two will do here."""
 
 

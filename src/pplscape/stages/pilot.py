@@ -21,7 +21,7 @@ from pplscape.text.inputs import identities
 from pplscape.training.checkpoint import Checkpoints
 from pplscape.training.schedule import Recipe
 
-VERSION = 3
+VERSION = 4
 STATES = "checkpoints"
 """Folder of the states of unfinished trunks."""
 

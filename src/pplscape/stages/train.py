@@ -29,7 +29,7 @@ from pplscape.training.schedule import Recipe
 from pplscape.training.texts import chunk_ids, heldout_from_files, read_general, with_repeats
 from pplscape.training.tracker import open_tracker
 
-VERSION = 2
+VERSION = 3
 ORDER_STREAM = 9_001
 """Seed offset of the uniforms that order the training chunks."""
 

@@ -46,24 +46,28 @@ class Progressed:
 
 @dataclass
 class Replay:
-    """General text mixed into every step: the next chunks of an endless, fixed order."""
+    """General text mixed into the steps: the next chunks of an endless, fixed order."""
 
     chunks: Sequence[Ids]
     position: int = 0
 
     def take(self, tokens: float) -> list[Ids]:
-        """Whole chunks until `tokens` are reached (none for 0)."""
+        """Whole chunks, as near to `tokens` as they come."""
         taken: list[Ids] = []
-        count = 0
-        while count < tokens and self.chunks:
-            taken.append(self.chunks[self.position % len(self.chunks)])
-            count += len(taken[-1])
+        count = 0.0
+        while self.chunks:
+            chunk = self.chunks[self.position % len(self.chunks)]
+            if count + len(chunk) / 2 > tokens:
+                break
+            taken.append(chunk)
+            count += len(chunk)
             self.position += 1
         return taken
 
-    def take_share(self, step: Step, share: float) -> list[Ids]:
-        """What a step needs so that `share` of its tokens is general text."""
-        return self.take(step.tokens * share / (1 - share))
+    def take_due(self, step: Step, share: float, at: Progressed) -> list[Ids]:
+        """What is due with this step, so that of all tokens so far `share` is general text: a chunk may be more than a
+        step's share, which is then paid by every second step or third."""
+        return self.take((at.tokens + step.tokens) * share / (1 - share) - at.replay_tokens)
 
 
 def batches_of(chunks: Sequence[Ids], step_tokens: int) -> Iterator[list[Ids]]:
@@ -112,7 +116,7 @@ def run_steps(chunks: Sequence[Ids], recipe: Recipe) -> list[Step]:
 
 def take_step(learner: Learner, step: Step, recipe: Recipe, at: Progressed, replay: Replay | None = None) -> None:
     """Train on one step; updates `at`. FloatingPointError: see `Learner.step`; the weights are then unchanged."""
-    general = replay.take_share(step, recipe.replay_share) if replay else []
+    general = replay.take_due(step, recipe.replay_share, at) if replay else []
     facts = learner.step([*step.chunks, *general], step.learning_rate)
     at.tokens += step.tokens
     at.replay_tokens += sum(len(c) for c in general)
@@ -133,7 +137,7 @@ def skip_steps(steps: Sequence[Step], recipe: Recipe, replay: Replay | None, rec
     """Where a run stands after `steps`, which were trained before a kill and left `records`."""
     at = Progressed(steps=list(records))
     for step in steps:
-        general = replay.take_share(step, recipe.replay_share) if replay else []
+        general = replay.take_due(step, recipe.replay_share, at) if replay else []
         at.tokens += step.tokens
         at.replay_tokens += sum(len(c) for c in general)
     return at
