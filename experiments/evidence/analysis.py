@@ -21,7 +21,7 @@ import pyarrow.csv
 from pplscape.manifest import write_atomic
 
 from . import predictions
-from .cells import BANDS, LIKENED, SIMPLE, SWEEP_SEEDS, chosen_band, plan
+from .cells import BANDS, LIKENED, REPLAY, SIMPLE, SWEEP_SEEDS, chosen_band, plan
 from .costs import costs
 from .falsify import bowl_or_monotone, same_moments, verdicts
 from .figures import curve_figure, differences_figure
@@ -131,6 +131,7 @@ def summarise(table: Table) -> dict[str, Any]:
         "missing": _missing(table),
         "compositions": best,
         "falsified": _falsified(table),
+        "replay": _replayed(table),
         "failures": [{k: r.get(k) for k in ("cell", "reason")} for r in table.failures()],
     }
 
@@ -280,6 +281,24 @@ def _missing(table: Table) -> list[dict[str, Any]]:
         if (c.experiment, c.method, c.seed, c.size) not in there:
             seeds[c.experiment, c.method, c.size].append(c.seed)
     return [{"experiment": e, "method": m, "size": size, "seeds": s} for (e, m, size), s in seeds.items()]
+
+
+def _replayed(table: Table) -> dict[str, Any]:
+    """Arms with replay, each against the same draw without, paired by seed: what is remembered, and what it costs."""
+    found: dict[str, Any] = {}
+    for name, rows in table.of("replay").items():
+        plain = table.arms.get(name.partition(REPLAY)[0], {})
+        seeds = sorted(set(rows) & set(plain))
+        if seeds:
+            found[name] = {
+                "tokens": float(np.mean([rows[s]["replay_tokens"] / rows[s]["tokens"] for s in seeds])),
+                **{
+                    key: vars(paired([rows[s][f"loss_{key}"] - plain[s][f"loss_{key}"] for s in seeds]))
+                    for key in ("test", "general")
+                },
+                "loss_general": float(np.mean([rows[s]["loss_general"] for s in seeds])),
+            }
+    return found
 
 
 def _falsified(table: Table) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def falsify(pool: str) -> Iterator[Cell]:
 def replayed(pool: str) -> Iterator[Cell]:
     """Forgetting: how much of it a little of the base model's own text prevents, and what that costs."""
     methods = [f"{m}{REPLAY}{share:g}" for share in REPLAY_SHARES for m in REPLAYED]
-    yield from (Cell("primary", pool, m, seed) for seed in range(SWEEP_SEEDS) for m in methods)
+    yield from (Cell("replay", pool, m, seed) for seed in range(SWEEP_SEEDS) for m in methods)
 
 
 def plan(pool: str, band: str) -> list[Cell]:

@@ -202,6 +202,26 @@ def falsified_text(summary: Summary) -> str:
     return "\n\n".join(blocks) or "Not run yet."
 
 
+def replay_table(summary: Summary) -> str:
+    """General and test loss with replay, minus those of the same draws without."""
+    rows = [
+        (
+            name,
+            r["test"]["n"],
+            f"{r['tokens']:.1%}",
+            _interval(r["general"]),
+            f"{r['loss_general']:.3f}",
+            _interval(r["test"]),
+        )
+        for name, r in sorted(summary["replay"].items())
+    ]
+    head = (
+        "arm", "seeds", "replayed, share of D", "general − without [t, 90 %]", "general loss",
+        "test − without [t, 90 %]",
+    )  # fmt: skip
+    return _table(head, rows) if rows else "Not run yet."
+
+
 def costs_table(summary: Summary) -> str:
     """Scoring and pilots in units of D, and the run that pays for them if its selection stays as good."""
     rows = []
@@ -225,6 +245,6 @@ def failures_list(summary: Summary) -> str:
 SECTIONS: dict[str, Callable[[Summary], str]] = {
     "arms": arms_table, "commits": commits_text, "oracle": against_oracle_table, "simple": against_simple_table,
     "sources": sources_table, "compositions": compositions_text, "falsified": falsified_text, "costs": costs_table,
-    "failures": failures_list, "missing": missing_text,
+    "replay": replay_table, "failures": failures_list, "missing": missing_text,
 }  # fmt: skip
 """Marker on the page -> what stands there."""

@@ -210,7 +210,7 @@ def test_replay_adds_text_of_the_base_beside_the_budget(
     setting, data, out = world
     monkeypatch.setenv("PPLSCAPE_DATA", str(data))
     bench = Bench(setting, out / "pool-40")
-    plain, mixed = (bench.run(Cell("primary", "pool-40", m, 0), {}) for m in ("random", "random+replay:0.2"))
+    plain, mixed = (bench.run(Cell("replay", "pool-40", m, 0), {}) for m in ("random", "random+replay:0.2"))
     assert mixed["bin_tokens"] == plain["bin_tokens"]
     assert mixed["trained_as"] != plain["trained_as"]
     assert plain["replay_tokens"] == 0

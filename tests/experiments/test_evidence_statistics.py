@@ -29,6 +29,7 @@ from evidence.words import (
     failures_list,
     missing_text,
     p_text,
+    replay_table,
     sources_table,
 )
 from real_pilots import chance
@@ -285,7 +286,22 @@ def test_what_is_missing_of_the_plan() -> None:
     assert "; `random` (seed 7); " in told
     assert "; `random` at 0.25 D (seed 2); `random` at 4 D (seeds 0-2); " in told
     assert "`mid`" not in told.replace("`mid+", "")
-    assert told.endswith("64 cells of compositions; 9 cells of F1; 21 cells of F4.")
+    assert told.endswith("64 cells of compositions; 9 cells of F1; 21 cells of F4; 12 cells of replay.")
+
+
+def test_replay_is_held_against_the_same_draws_without() -> None:
+    """Two seeds that both have; 40 of 1000 tokens replayed, general loss 0.1 lower, test loss 0.01 higher."""
+    plain = rows("run", [4.0, 4.1, 4.2], loss_general=4.5, tokens=1000)
+    mixed = [
+        {**r, "experiment": "replay", "loss_general": 4.4, "replay_tokens": 40}
+        for r in rows("run+replay:0.05", [4.01, 4.11], tokens=1000)
+    ]
+    found = made(rows("random", [4.3] * 3), plain, mixed)
+    told = found["replay"]["run+replay:0.05"]
+    assert (told["tokens"], told["test"]["n"]) == (0.04, 2)
+    assert (told["general"]["mean"], told["test"]["mean"]) == (pytest.approx(-0.1), pytest.approx(0.01))
+    assert "run+replay:0.05" not in found["arms"]
+    assert "| run+replay:0.05 | 2 | 4.0% |" in replay_table(found)
 
 
 def test_p_values_are_never_shown_as_zero() -> None:
