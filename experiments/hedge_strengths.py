@@ -18,13 +18,14 @@ from typing import Any
 
 from evidence.analysis import fill
 from evidence.bench import Bench, describe
-from evidence.cells import LIKENED
+from evidence.cells import LIKENED, TOWARD
 from evidence.pools import HELDOUT_CHUNKS, Builder, Doc, name_of, read_jsonl, up_to, write_jsonl
 from evidence.setting import Setting
 
 import pplscape as ps
 from pplscape.draw.auto import challenger
 from pplscape.draw.stream import read_selected
+from pplscape.errors import UserError
 from pplscape.laws.law import Law
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +101,8 @@ def run(out: Path, dirt: float, arm: str, mix: str, strengths: list[str], seeds:
     builder = Builder(setting, out / setting.domain)
     if not (builder.out / "heldout" / "dev").exists():
         write_development(builder)
+    if mix == "target" and arm not in TOWARD:
+        raise UserError(f"{arm} keeps to the pool's mix: with --mix target give one of {', '.join(TOWARD)}.")
     bench = Bench(setting, builder.out / name_of(dirt))
     done = {key(r) for r in read_rows()}
     for seed in seeds:

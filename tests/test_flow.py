@@ -206,6 +206,18 @@ def test_a_second_axis_from_landscape_to_selection(config: Path, tmp_path: Path)
         assert Flow(load_config(config, options), out, overwrite=False).axis == axis
 
 
+def test_a_target_of_two_documents_says_nothing_and_stops_nothing(config: Path, tmp_path: Path) -> None:
+    """One for valid, one for test: scored, not located, and known before the pilots."""
+    write_corpus(tmp_path / "held.jsonl", 2)
+    held = [f"heldout=[{tmp_path / 'held.jsonl'}]", "valid_tokens=100", "test_tokens=100"]
+    small = [*held, "bins=3", "levels=2", "second_axis=likeness"]
+    flow = Flow(load_config(config, small), tmp_path / "run", overwrite=False)
+    flow.landscape()
+    assert flow.axis == "likeness"
+    assert flow.target == tmp_path / "run" / "target"
+    assert not (tmp_path / "run" / "located").exists()
+
+
 @pytest.mark.usefixtures("unsaved_figures")
 def test_likeness_that_cannot_cut_the_bins_is_done_without(
     config: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

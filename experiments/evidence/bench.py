@@ -314,7 +314,7 @@ class Bench:
         row["seconds_select"] = round(time.monotonic() - started, 1)
         twin = known.get(row["trained_as"])
         if twin is not None and (not cell.on_test or "loss_test" in twin):
-            return row | {k: twin[k] for k in LOSSES if k in twin} | {"same_as": twin["cell"]}
+            return row | {k: twin[k] for k in (*LOSSES, "replay_tokens") if k in twin} | {"same_as": twin["cell"]}
         started = time.monotonic()
         row["replay_tokens"] = self.train(selected, cell.seed, cell.replay_share)
         row["seconds_train"] = round(time.monotonic() - started, 1)

@@ -11,6 +11,7 @@ from typing import Any
 from pplscape.config import RunConfig, load_config, parse_config
 from pplscape.cost import prepared_tokens
 from pplscape.draw.budget import parse_budget
+from pplscape.draw.mix import LEAST_DOCUMENTS
 from pplscape.draw.strategies import BY_TEXT
 from pplscape.errors import UserError
 from pplscape.landscape_facts import FINER
@@ -97,6 +98,7 @@ class Flow:
             self.scores, budget=c.budget, out=out / "landscape", n_bins=c.bins, levels=c.levels if self.axis else 1,
             fewer=True, corpus=out / "prepared", **self.again,
         )  # fmt: skip
+        _ = self.target  # before the pilots: what is wrong with it should not be found after them
 
     @cached_property
     def axis(self) -> str | None:
@@ -132,7 +134,8 @@ class Flow:
             out / "prepared", model=self.model, out=out / "target", split="valid", dtype=c.score_dtype,
             context=c.context, **self.engine, **self.again,
         )  # fmt: skip
-        if self.axis != "likeness":
+        documents = read_manifest(out / "prepared")["counts"]["splits"]["valid"]["documents"]
+        if self.axis != "likeness" or documents < LEAST_DOCUMENTS:
             return found
         return locate(
             found, text=out / "prepared", scores=self.scores, corpus=out / "prepared", out=out / "located", **self.again
@@ -207,7 +210,7 @@ class Flow:
         return select(
             self.scores, strategy=strategy, budget=self.config.budget, law=law, form=form, seed=seed,
             corpus=self.out / "prepared" if strategy in BY_TEXT else None, model=self.model,
-            toward=self.target if law else None,
+            max_epochs=self.config.max_epochs, toward=self.target if law else None,
             out=self.out / "draws" / f"{strategy}-{seed}", **self.again,
         )  # fmt: skip
 

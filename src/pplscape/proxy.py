@@ -257,7 +257,8 @@ def _seeds_to_settle(size: Size, chosen: int, spare: Floats) -> int:
 def laws_transferred(proxy: Law, target: Law, unique: Floats, budget: float) -> dict[str, Any]:
     """What the target's utility law says of the proxy law's allocation of `budget` tokens.
 
-    `unique` [K]: tokens of each bin in the pool. Both allocate as `select` would, hedged where the law has refits.
+    `unique` [K]: tokens of each bin in the pool. Both allocate as `select` would without a target text: hedged
+    towards the pool's mix, where the law has refits.
     """
     laws = proxy, target
     told = [utility_of(law) for law in laws]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pplscape.draw.mix import Located, target_mix
+from pplscape.draw.mix import LEAST_DOCUMENTS, Located, target_mix
 from pplscape.errors import UserError
 from pplscape.schema import LIKENED
 from pplscape.statistics import Bins
@@ -36,22 +36,30 @@ def test_a_bin_that_the_target_avoids_keeps_little():
 
 
 def test_the_closed_form():
-    # 20 documents of two chunks: 15 in bin 0, 5 in bin 1 of two equal ones. p = 3/4, over documents v = p (1 - p) / 19.
+    # 20 documents of two chunks: 15 in bin 0, 5 in bin 1 of two equal ones. p = 3/4, var(p) = p (1 - p) / 19: n = 19.
     two = Bins((1.0,), (0.5, 0.5))
     pairs = np.arange(40) // 2
     mix = target_mix(located([0] * 30 + [1] * 10, documents=pairs), two, np.array([5.0, 5.0]))
-    q = 0.5 + 0.25 * (1 - 3 / 16 / 19 / 0.25**2)
+    q = 0.5 + 0.25 * (1 - 1 / 4 / 19 / 0.25**2)
     assert np.allclose(mix, [q, 1 - q])
-    # Chunks alone would be 40, and their spread p (1 - p) / 39; they are taken for no surer than 1/4 in 40.
+    # 40 documents of one chunk: var(p) = p (1 - p) / 39, n = 39; more than chunks they are never worth.
     mix = target_mix(located([0] * 30 + [1] * 10), two, np.array([5.0, 5.0]))
-    assert np.allclose(mix, [0.725, 0.275])
+    q = 0.5 + 0.25 * (1 - 1 / 4 / 39 / 0.25**2)
+    assert np.allclose(mix, [q, 1 - q])
+
+
+def test_documents_that_are_all_alike_are_worth_one_chunk_each():
+    mix = target_mix(located([0] * 40, documents=np.arange(40) // 4), TEN, np.ones(10))
+    q = 0.1 + 0.9 * (1 - 0.1 * 0.9 / 10 / 0.9**2)  # ten documents, n = 10
+    rest = 0.1 - 0.1 * max(0, 1 - 0.1 * 0.9 / 10 / 0.1**2)
+    assert np.allclose(mix, np.array([q, *[rest] * 9]) / (q + 9 * rest))
 
 
 def test_documents_are_the_unit_and_not_chunks():
-    few = target_mix(located([0] * 24 + [1] * 12, documents=np.arange(36) // 12), Bins((1.0,), (0.5, 0.5)), np.ones(2))
-    many = target_mix(located([0] * 24 + [1] * 12), Bins((1.0,), (0.5, 0.5)), np.ones(2))
-    assert np.allclose(few, 0.5)  # three documents, two of them in bin 0, say nothing
-    assert many[0] > 0.58
+    few = target_mix(located([0] * 60 + [1] * 30, documents=np.arange(90) // 10), Bins((1.0,), (0.5, 0.5)), np.ones(2))
+    many = target_mix(located([0] * 60 + [1] * 30), Bins((1.0,), (0.5, 0.5)), np.ones(2))
+    assert np.allclose(few, 0.5)  # nine documents, six of them in bin 0, may be chance
+    assert many[0] > 0.6
 
 
 def test_a_target_of_the_pool_is_nearly_the_pool():
@@ -62,8 +70,16 @@ def test_a_target_of_the_pool_is_nearly_the_pool():
     assert np.mean(gone) < 0.5 * np.mean(raw)
 
 
-def test_one_document_says_nothing():
-    assert np.allclose(target_mix(located([3] * 50, documents=[0] * 50), TEN, np.full(10, 7.0)), 0.1)
+def test_few_documents_say_nothing():
+    for documents in (1, LEAST_DOCUMENTS - 1):
+        target = located([3] * 50, documents=np.arange(50) % documents)
+        assert np.allclose(target_mix(target, TEN, np.full(10, 7.0)), 0.1)
+    assert target_mix(located([3] * 50, documents=np.arange(50) % LEAST_DOCUMENTS), TEN, np.full(10, 7.0))[3] > 0.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pool_of_one_bin():
+    assert target_mix(located([3] * 50), TEN, np.eye(10)[3]).tolist() == np.eye(10)[3].tolist()
 
 
 def test_levels_and_bins_count_alone():

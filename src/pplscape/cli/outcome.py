@@ -69,7 +69,7 @@ def select(
     max_epochs: Annotated[float, typer.Option(help="Most repeats of a bin's tokens (allocate).")] = 1.0,
     hedge: Annotated[
         float | None,
-        typer.Option(help="How much allocate keeps to a mix, 0: not; default: as much as the law is in doubt."),
+        typer.Option(help="How much allocate keeps to a mix, 0: not; default: 0.4, with --toward 0.6, more in doubt."),
     ] = None,
     toward: Annotated[
         Path | None, typer.Option(help="Scores of a target text, whose mix that is; default: the pool's mix.")

@@ -68,6 +68,8 @@ def _advice(out: Path) -> str | None:
     scores = out / SCORES[read_json(out / "landscape" / "landscape.json", "landscape")["bins"].get("axis")]
     command = f"pplscape select {scores} --strategy {chosen['candidate']} --form {chosen['law']['form']}"
     command += f" --budget {chosen['budget']} --law {out / 'law' / 'law.json'} --corpus {out / 'prepared'}"
+    if target := next((out / name for name in ("located", "target") if (out / name).exists()), None):
+        command += f" --toward {target}"
     return f"The gate advised random, but the measured choice was better. To write it out:\n  {command} --out SUBSET"
 
 

@@ -47,7 +47,7 @@ def allocate(
 ) -> Allocation:
     """Best tokens per bin for `budget` tokens with T = `hedge`; arguments as of `program.solve`, which serves T = 0.
 
-    `toward` [K]: q, positive shares of the bins that the pool holds; None: the pool's.
+    `toward` [K]: q, shares of the bins that the pool holds, at least LEAST each; None: the pool's.
 
     With T > 0 bins that do not help are given a little, and nothing is left unspent but what the pool lacks. The
     allocation's value is that of the utility law; its gap that of the hedged program.
@@ -62,7 +62,7 @@ def allocate(
     pull = hedge * abs(float(program.w @ program.marginal(program.w * units)) / program.w.sum())
     little = np.maximum(program.floor, LEAST * units)
     q = program.w if toward is None else np.asarray(toward, dtype=np.float64)[there]
-    q = q / q.sum()
+    q = np.maximum(q / q.sum(), LEAST)
 
     def slope(n: Floats) -> Floats:
         return program.marginal(n) - pull * (np.log(n / q / units) + 1)

@@ -10,8 +10,8 @@ difference is shrunk by how sure it is, as in the nonnegative garrote (Breiman 1
     q = w + (p - w) max(0, 1 - v / (p - w)^2),    v = w (1 - w) / n        normalised
 
 n is how many independent chunks the target is worth: those of a document are alike, so it is found from the spread of p
-over documents. A target drawn from the pool itself gives nearly the pool's mix back; a bin that it clearly avoids,
-such as that of garbled text, keeps little.
+over documents, n = sum p (1 - p) / sum var(p). A target drawn from the pool itself gives nearly the pool's mix back; a
+bin that it clearly avoids, such as that of garbled text, keeps little. Fewer than LEAST_DOCUMENTS say nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from pplscape.draw.columns import axis_of, log_perplexity, second
 from pplscape.draw.scores import score_files
 from pplscape.errors import UserError
 from pplscape.statistics import Bins, Floats
+
+LEAST_DOCUMENTS = 8
+"""Fewer do not tell how much they differ from one another."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,15 @@ def _ratio(of: NDArray[np.intp], target: Located, share: Floats) -> Floats:
     """q / w [C] for chunks that lie in the classes `of` [n]; `share` [C]: w. What the pool lacks stays 0."""
     counted = np.zeros((target.document.max() + 1, len(share)))
     np.add.at(counted, (target.document, of), np.where(share[of] > 0, target.length, 0))
-    documents = counted[counted.sum(1) > 0]
-    if len(documents) < 2:  # one document tells nothing of its own spread
-        return (share > 0).astype(np.float64)
+    documents, there = counted[counted.sum(1) > 0], share > 0
+    if len(documents) < LEAST_DOCUMENTS or there.sum() == 1:
+        return there.astype(np.float64)
     p = documents.sum(0) / documents.sum()
     residual = documents - p * documents.sum(1, keepdims=True)
     variance = len(documents) / (len(documents) - 1) * (residual**2).sum(0) / documents.sum() ** 2
-    # Of all classes together, and chunks at best independent: a class that no document has would seem certain.
-    alone = share * (1 - share)
-    v = alone * max(variance.sum() / alone.sum(), 1 / len(of))
+    spread = float((p * (1 - p)).sum())
+    n = min(spread / variance.sum(), len(of)) if variance.sum() > 0 else len(documents)
+    v = share * (1 - share) / n
     sure = np.maximum(0.0, 1 - np.divide(v, (p - share) ** 2, out=np.ones_like(v), where=p != share))
     q = share + (p - share) * sure
-    return np.divide(q, share * q.sum(), out=np.zeros_like(q), where=share > 0)
+    return np.divide(q, share * q.sum(), out=np.zeros_like(q), where=there)

@@ -70,7 +70,7 @@ class Options:
     bins: Bins | None = None
     """The bins `utility` refers to."""
     hedge: float | None = 0.0
-    """How much an allocation keeps to a mix (`hedge.allocate`); None: as the law's refits ask."""
+    """How much an allocation keeps to a mix (`hedge.allocate`); None: 0.4 or 0.6, more in doubt."""
     toward: Floats | None = None
     """[K] The mix that it keeps to; None: the pool's (allocate)."""
     max_epochs: float = 1.0

@@ -16,7 +16,7 @@ from pplscape.draw.columns import check_axis
 from pplscape.draw.describe import SCALES, Frame, Limits, Tally, facts, frame_of, samples, scaled, whole_pool
 from pplscape.draw.documents import by_document
 from pplscape.draw.gate import random_seeds
-from pplscape.draw.mix import Located, target_mix
+from pplscape.draw.mix import LEAST_DOCUMENTS, Located, target_mix
 from pplscape.draw.options import Options
 from pplscape.draw.outlook import Oracle, Outlook, budgets, look
 from pplscape.draw.pool import Draw
@@ -187,9 +187,26 @@ class Selection:
                 found.append((spent, grow * _spent(other, tally, fewer)))
         return found
 
+    def _doubts_of_target(self, taken: Taken) -> list[str]:
+        """What the target could not tell of an allocation that keeps to its mix."""
+        if self.target is None or not taken.draw.facts.get("toward") or self.judge.law is None:
+            return []
+        bins = bins_of(entry_for("allocate", self.judge.law, self.judge.form))
+        found, documents = [], self.target.document.max() + 1
+        if documents < LEAST_DOCUMENTS:
+            found.append(
+                f"The target has {documents} documents, too few to say where it lies: the pool's mix is kept to."
+            )
+        elif bins.levels and self.target.axis != bins.axis:
+            found.append(
+                f"The target's scores hold no {bins.axis}, so its mix is one of perplexity alone"
+                + ("; give those of `pplscape locate`." if bins.axis == "likeness" else ".")
+            )
+        return found
+
     def notes(self, taken: Taken) -> list[str]:
         """Warnings about a draw, in words."""
-        found, told = [], taken.draw.facts
+        found, told = self._doubts_of_target(taken), taken.draw.facts
         lost = taken.rejected.total()
         if lost:
             found.append(f"{lost} scored chunks were left out: their score is not a number or they hold no token.")

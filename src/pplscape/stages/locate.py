@@ -23,7 +23,7 @@ from pplscape.manifest import StageFolder, read_manifest
 from pplscape.schema import LIKENED
 from pplscape.text.prepared import Prepared, check_corpus
 
-VERSION = 1
+VERSION = 2
 SAMPLE = 20_000
 """Chunks of the pool that likeness is compared on."""
 SAMPLE_STREAM = 7_001
@@ -40,6 +40,8 @@ def locate(
     likeness, a target of one document, text that is not what was scored.
     """
     files, scored = score_files(Path(scores)), read_manifest(Path(target))
+    if scored["stage"] != "score":
+        raise UserError(f"{target} is the output of {scored['stage']}: give what `pplscape score` wrote of the target.")
     if axis_of_files(files) != "likeness":
         raise UserError(f"{scores} holds no likeness: give what `pplscape liken` wrote, or do without `locate`.")
     inputs: dict[str, Path | str] = {
@@ -56,7 +58,8 @@ def locate(
             found = likeness_across(
                 _buckets(Prepared(text), scored["config"]["split"], table),
                 folds(hash_documents(table["doc_id"].combine_chunks())),
-                _buckets(Prepared(corpus), "pool", known), known[LIKENESS].to_numpy(),
+                _buckets(Prepared(corpus), "pool", known), hash_documents(known["doc_id"].combine_chunks()),
+                known[LIKENESS].to_numpy(),
             )  # fmt: skip
             columns = {name: table[name] for name in table.column_names} | {LIKENESS: pa.array(found)}
             folder.write_table("part-00000.parquet", pa.table([columns[f.name] for f in LIKENED], schema=LIKENED))

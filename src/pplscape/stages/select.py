@@ -70,8 +70,8 @@ def select(
     `columns`: the pilots, one table or several, for the gate and paired intervals. Targets are on `scale`; a missing
     `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
     `toward`: scores of a target text (of `score`, or `locate` where the pool's hold likeness), whose mix allocate then
-    keeps to instead of the pool's. `hedge`: how much; 0 is the law's own optimum, None as much as its refits ask for
-    (`draw/hedge.py`).
+    keeps to instead of the pool's. `hedge`: how much; 0 is the law's own optimum, None 0.4 (0.6 towards a target), or
+    as much more as the law's refits ask for (`draw/hedge.py`).
     `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
     `whole_documents`: take documents whole or not at all. `nested`: a larger budget holds what a smaller one took, for
     strategies that follow one order; `contains`: an earlier selection whose chunks are taken again, for all.
@@ -156,7 +156,7 @@ def select(
             judge = judge_of(table, census, fitted, pilots, form, resamples, seed)
             judge = replace(judge, warnings=[*said, *judge.warnings])
             documents = _documents(table, edges_of(fitted), folder) if whole_documents else None
-            goal = None if toward is None else _target(Path(toward), table)
+            goal = None if toward is None else _target(Path(toward), table, folder.inputs["scores"])
             selection = Selection(table, census, tokens, seed, options, judge, folder.partial, documents, goal)
             content, taken = selection.run(strategy)
             shutil.rmtree(folder.partial / Selection.SCRATCH, ignore_errors=True)
@@ -196,9 +196,13 @@ def _documents(table: Scores, edges: tuple[float, ...], folder: StageFolder) -> 
     return documents, take_census(documents, edges)
 
 
-def _target(folder: Path, table: Scores) -> Located:
-    """Scored text of the target; UserError if another model scored it, or in chunks of another length."""
-    ours, theirs = (m.get("counts", {}).get("facts", {}) for m in (table.manifest, read_manifest(folder)))
+def _target(folder: Path, table: Scores, scores: str) -> Located:
+    """Scored text of the target; UserError if another model scored it, or in chunks of another length, or if its
+    likeness was told for other scores than those with the fingerprint `scores`."""
+    manifest = read_manifest(folder)
+    ours, theirs = (m.get("counts", {}).get("facts", {}) for m in (table.manifest, manifest))
+    if manifest["stage"] == "locate" and manifest["inputs"]["scores"] != scores:
+        raise UserError(f"{folder} was located among other scores than these: run `pplscape locate` with these.")
     for name in ("weights", "tokenizer", "bos", "chunk_tokens", "context"):
         if name in ours and ours[name] != theirs.get(name):
             raise UserError(

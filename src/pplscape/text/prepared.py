@@ -92,10 +92,11 @@ class Prepared:
         """
         doc_ids = chunks["doc_id"].to_pylist()
         rows: dict[int, list[int]] = {}
+        parts = self.parts(split)
         for i, at in enumerate(self.index(split).locate(doc_ids).tolist()):
             if at < 0:
                 raise UserError(f"{self.path} has no document {doc_ids[i]!r} in its {split} split.")
-            rows.setdefault(self.parts(split)[at], []).append(i)
+            rows.setdefault(parts[at], []).append(i)
         texts = [""] * len(doc_ids)
         for k, wanted in sorted(rows.items()):
             for i, text in zip(wanted, self._slice(split, k, chunks.take(pa.array(wanted))), strict=True):
