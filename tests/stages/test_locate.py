@@ -95,31 +95,27 @@ def _texts(world: dict[str, Path], split: str, chunks: pa.Table) -> list[str]:
     return Prepared(world["prepared"]).texts(split, chunks)
 
 
-def test_a_fold_is_told_by_the_others(world: dict[str, Path]) -> None:
-    """By hand, for one fold: counts of the other folds against the pool, ranked among pool chunks, each without its
-    document; put on the whole target's scale."""
+def test_a_document_is_told_by_the_others() -> None:
+    """By hand, for one document: counts of the other folds against the pool with this document, put on the whole
+    target's scale by its rank among the pool's chunks."""
     rng = np.random.default_rng(1)
     pool = [rng.integers(0, 40, 30).astype(np.uint16) for _ in range(300)]
     target = [rng.integers(0, 25, 30).astype(np.uint16) for _ in range(20)]
-    fold = np.arange(20) % 4
-    flat, sizes = np.concatenate(pool), np.full(300, 30)
-    of_pool = np.bincount(flat, minlength=dsir.BUCKETS)
+    document = np.repeat(np.arange(10, dtype=np.uint64), 2)
 
-    def ratio(chunks: list[np.ndarray]) -> np.ndarray:
-        return dsir.smoothed_log_ratio(np.bincount(np.concatenate(chunks), minlength=dsir.BUCKETS), of_pool)
+    def count(chunks: list[np.ndarray]) -> np.ndarray:
+        return np.bincount(np.concatenate(chunks), minlength=dsir.BUCKETS)
 
-    document = np.repeat(np.arange(100, dtype=np.uint64), 3)
-    known = dsir.likeness(ratio(target), flat, sizes)
-    found = likeness_across(target, fold, pool, document, known)
-    rest = np.bincount(np.concatenate([t for t, f in zip(target, fold, strict=True) if f != 2]), minlength=dsir.BUCKETS)
-    here = []
-    for i, chunk in enumerate(pool):
-        others = np.concatenate([c for c, d in zip(pool, document, strict=True) if d != document[i]])
-        without = np.bincount(others, minlength=dsir.BUCKETS)
-        here.append(dsir.smoothed_log_ratio(rest, without)[chunk].mean())
-    for i in np.flatnonzero(fold == 2):
-        told = dsir.smoothed_log_ratio(rest, of_pool)[target[i]].mean()
-        rank = np.interp(told, np.quantile(here, GRID), GRID)
+    def mean(ratio: np.ndarray, chunk: np.ndarray) -> float:
+        return float(ratio[chunk].mean())
+
+    known = np.array([mean(dsir.smoothed_log_ratio(count(target), count(pool)), c) for c in pool])
+    found = likeness_across(target, document, pool, known)
+    rest = [t for t, f in zip(target, folds(document), strict=True) if f != folds(document)[6]]
+    here = [mean(dsir.smoothed_log_ratio(count(rest), count(pool)), c) for c in pool]
+    own = dsir.smoothed_log_ratio(count(rest), count([*pool, target[6], target[7]]))
+    for i in (6, 7):
+        rank = np.interp(mean(own, target[i]), np.quantile(here, GRID), GRID)
         assert found[i] == pytest.approx(np.quantile(known, rank), abs=1e-3)
 
 

@@ -87,7 +87,7 @@ def log_ratio(target: NDArray[np.int64], pool: NDArray[np.int64]) -> Floats:
     return np.log(p + SMOOTHING) - np.log(q + SMOOTHING)
 
 
-def smoothed_log_ratio(target: NDArray[np.int64], pool: NDArray[np.int64]) -> Floats:
+def smoothed_log_ratio(target: NDArray[np.int64] | Floats, pool: NDArray[np.int64] | Floats) -> Floats:
     """`log_ratio` from counts + 1/2 (Jeffreys' prior): what a short target lacks by chance costs little."""
     p, q = target + HALF, pool + HALF
     return np.log(p / p.sum()) - np.log(q / q.sum())

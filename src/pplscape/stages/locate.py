@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pplscape.draw import dsir
 from pplscape.draw.columns import LIKENESS, axis_of_files
-from pplscape.draw.crossfit import folds, likeness_across
+from pplscape.draw.crossfit import likeness_across
 from pplscape.draw.permanent import hash_documents, uniforms_of_hashes
 from pplscape.draw.scores import score_files
 from pplscape.errors import UserError
@@ -54,12 +54,12 @@ def locate(
             check_corpus(scored, folder.inputs["text"], Path(text))
             check_corpus(read_manifest(Path(scores)), folder.inputs["corpus"], Path(corpus))
             table = pa.concat_tables([pq.read_table(file) for file in score_files(Path(target))])
-            known = _sample(files, read_manifest(Path(scores))["counts"]["out"])
+            rows = read_manifest(Path(scores))["counts"]["out"]
+            known = _sample(files, rows)
             found = likeness_across(
                 _buckets(Prepared(text), scored["config"]["split"], table),
-                folds(hash_documents(table["doc_id"].combine_chunks())),
-                _buckets(Prepared(corpus), "pool", known), hash_documents(known["doc_id"].combine_chunks()),
-                known[LIKENESS].to_numpy(),
+                hash_documents(table["doc_id"].combine_chunks()),
+                _buckets(Prepared(corpus), "pool", known), known[LIKENESS].to_numpy(), len(known) / rows,
             )  # fmt: skip
             columns = {name: table[name] for name in table.column_names} | {LIKENESS: pa.array(found)}
             folder.write_table("part-00000.parquet", pa.table([columns[f.name] for f in LIKENED], schema=LIKENED))
