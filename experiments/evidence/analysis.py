@@ -335,8 +335,13 @@ def analyse(results: Path, domain: str, page: Path = ROOT / "docs" / "results.md
         key = f"{domain}-{pool}"
         predicted = results / domain / pool / "predictions.csv"
         if predicted.exists():
-            summary["laws"] = predictions.judge(pyarrow.csv.read_csv(predicted).to_pylist())
+            arms, drawn = predictions.parted(pyarrow.csv.read_csv(predicted).to_pylist())
+            summary["laws"] = predictions.judge(arms)
             text = fill(text, f"{key}-laws", predictions.table(summary["laws"]))
+            if drawn:
+                summary["laws_of_compositions"] = predictions.judge(drawn)
+                told = predictions.table(summary["laws_of_compositions"])
+                text = fill(text, f"{key}-composition-laws", told)
         for name, make in SECTIONS.items():
             text = fill(text, f"{key}-{name}", make(summary))
         figures: tuple[tuple[str, Figure], ...] = (("differences", differences_figure), ("curve", curve_figure))

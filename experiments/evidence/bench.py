@@ -255,7 +255,7 @@ class Bench:
         kind, _, told = cell.drawn.partition(":")
         budget = round(cell.size * self.budget)
         if kind == "composition":
-            return self._composition(int(told), budget, cell.seed), {}
+            return self.composition(int(told), budget, cell.seed), {}
         asked = arguments(self._moments_of(kind, told) if kind in ("shape", "tilt") else cell.drawn)
         if kind in ("shape", "tilt"):
             asked |= self._target(kind, told)
@@ -286,7 +286,7 @@ class Bench:
         limits = self.facts["winsor"]["nll"]
         return {"band": band_with_moments(np.clip(self.pool.x, *limits), self.pool.length, mean, std)}
 
-    def _composition(self, number: int, budget: int, seed: int) -> pa.Table:
+    def composition(self, number: int, budget: int, seed: int) -> pa.Table:
         """A Dirichlet mixture of ten equal-token bins, no bin asked for more than it has."""
         bins = Bins(tuple(self.facts["bins"]["edges"]), tuple(self.facts["bins"]["share"]))
         share = np.asarray(bins.share)

@@ -7,7 +7,7 @@ were fitted.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,13 @@ def composition(selected: pa.Table, facts: dict[str, Any], n_params: float) -> C
     )  # fmt: skip
 
 
-def predict(pool: Path, rows: Sequence[Row]) -> list[Row]:
+Composed = Callable[[int, int, int], pa.Table]
+"""`Bench.composition`: number, budget, seed -> schema.SELECTED."""
+
+
+def predict(pool: Path, rows: Sequence[Row], composed: Composed) -> list[Row]:
     """Predictions of every fitted form for every cell that was trained itself, on no other text, and whose draw is
-    kept."""
+    kept; random compositions are drawn again."""
     if not (pool / "law" / "law.json").exists():
         return []
     law, facts = Law.from_json(pool / "law" / "law.json"), read_json(pool / "landscape" / "landscape.json", "landscape")
@@ -53,10 +57,16 @@ def predict(pool: Path, rows: Sequence[Row]) -> list[Row]:
     found = []
     for r in rows:
         cell = Cell(*(r[k] for k in ("experiment", "pool", "method", "seed", "size")))
-        draw = pool / "draws" / cell.file[:-5]
-        if r["status"] != "ok" or cell.replay_share or "same_as" in r or r["pool"] != pool.name or not draw.exists():
+        draw, kind = pool / "draws" / cell.file[:-5], cell.method.partition(":")
+        if r["status"] != "ok" or cell.replay_share or "same_as" in r or r["pool"] != pool.name:
             continue
-        asked = composition(read_selected(draw), facts, n_params)
+        if kind[0] == "composition":
+            selected = composed(int(kind[2]), r["budget"], cell.seed)
+        elif draw.exists():
+            selected = read_selected(draw)
+        else:
+            continue
+        asked = composition(selected, facts, n_params)
         for entry in (law, *law.alternatives):
             low, high = entry.predict_interval(asked) if entry.resamples else (np.full(1, np.nan),) * 2
             found.append(
@@ -76,6 +86,13 @@ def predict(pool: Path, rows: Sequence[Row]) -> list[Row]:
                 }
             )
     return found
+
+
+def parted(predictions: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """(arms, random compositions with random)."""
+    drawn = [p for p in predictions if p["method"].startswith("composition:")]
+    arms = [p for p in predictions if not p["method"].startswith("composition:")]
+    return arms, drawn + [p for p in arms if p["method"] == "random"] if drawn else []
 
 
 NOTHING = "no composition (random's measured loss)"

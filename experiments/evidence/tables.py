@@ -15,6 +15,7 @@ from pplscape.engines.base import encode
 from pplscape.manifest import write_atomic
 from pplscape.text.tokenizer import load_tokenizer
 
+from .bench import Bench
 from .cells import LIKENED
 from .pools import read_jsonl
 from .predictions import predict
@@ -56,7 +57,7 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
         found = heldout_documents(setting, folder / "heldout")
         write_atomic(results / "heldout.json", (json.dumps(found) + "\n").encode())
     for pool in sorted(folder.glob("pool-*")):
-        write_predictions(predict(pool, rows), results / pool.name / "predictions.csv")
+        write_predictions(_predicted(setting, pool, rows), results / pool.name / "predictions.csv")
         _copy(pool / "pool.json", results / pool.name / "pool.json")
         for part in ("", *LIKENED.values()):
             prefix = f"{part}-" if part else ""
@@ -64,6 +65,13 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
             if rounds:
                 write_atomic(results / pool.name / f"{prefix}pilots.jsonl", b"".join(p.read_bytes() for p in rounds))
             _copy(pool / part / "law" / "summary.md", results / pool.name / f"{prefix}law.md")
+
+
+def _predicted(setting: Setting, pool: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Nothing where the pool is not built here."""
+    if not (pool / "landscape" / "landscape.json").exists() or not (pool / "law" / "law.json").exists():
+        return []
+    return predict(pool, rows, Bench(setting, pool).composition)
 
 
 def write_predictions(predicted: list[dict[str, Any]], path: Path) -> None:

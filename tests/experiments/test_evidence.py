@@ -24,7 +24,7 @@ from evidence import dirt, flat  # noqa: E402
 from evidence.bench import Bench  # noqa: E402
 from evidence.cells import Cell, arguments, choosing, plan  # noqa: E402
 from evidence.pools import DIRT, Builder, describe, read_jsonl, token_shares  # noqa: E402
-from evidence.predictions import composition, predict  # noqa: E402
+from evidence.predictions import composition, parted, predict  # noqa: E402
 from evidence.runner import Store, restore_pilots, run_cells  # noqa: E402
 from evidence.setting import Setting  # noqa: E402
 from evidence.tables import heldout_documents, write_predictions  # noqa: E402
@@ -254,9 +254,16 @@ def test_every_method_of_the_plan_runs(
     assert rows[replace(wanted[1], experiment="again").name]["same_as"] == random_["cell"]
     assert "loss_test" not in rows[choosing("pool-40")[0].name]
     assert random_["loss_test"] < rows[Cell("primary", "pool-40", "base", 0).name]["loss_test"]
-    predicted = predict(out / "pool-40", list(rows.values()))
+    predicted = predict(out / "pool-40", list(rows.values()), bench.composition)
     told = {(p["cell"], p["form"]): p["predicted"] for p in predicted}
     assert told[random_["cell"], "constant"] == pytest.approx(told[rows[wanted[2].name]["cell"], "constant"])
+    arms, drawn = parted(predicted)
+    assert {p["method"] for p in drawn} == {"composition:0", "random"}
+    assert "composition:0" not in {p["method"] for p in arms}
+    mixed = rows[Cell("compositions", "pool-40", "composition:0", 0).name]
+    again = bench.composition(0, mixed["budget"], 0)  # what was trained on, drawn again
+    assert composition(again, bench.facts, 1.0).tokens[0] == mixed["tokens"]
+    assert composition(again, bench.facts, 1.0).moments("nll")[0][0] == pytest.approx(mixed["nll_mean"])
     chosen = rows[Cell("primary", "pool-40", "utility+allocate", 0).name]
     if chosen["status"] == "ok":  # as `select` predicts it, by the chosen law
         draw = read_selected(out / "pool-40" / "draws" / "primary_pool-40_utility+allocate_0_1")
