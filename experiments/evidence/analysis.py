@@ -21,7 +21,9 @@ import pyarrow.csv
 from pplscape.manifest import write_atomic
 
 from . import predictions
-from .cells import BANDS, LIKENED, REPLAY, SIMPLE, SWEEP_SEEDS, chosen_band, plan
+from .across import dose, dose_text, transferred, transferred_text
+from .cells import BANDS, CHOOSE, LARGER, LIKENED, REPLAY, SIMPLE, SWEEP_SEEDS, chosen_band, plan
+from .contrasts import changed_draws, interaction, moved_optimum
 from .costs import costs
 from .falsify import bowl_or_monotone, same_moments, verdicts
 from .figures import curve_figure, differences_figure
@@ -76,7 +78,7 @@ class Table:
         """Candidates for the best simple method -> how many of the sweep's seeds they have."""
         losses = defaultdict(list)
         for r in self.ok:
-            if r["experiment"] == "choose":
+            if r["experiment"] == CHOOSE:
                 losses[r["method"]].append(r["loss_valid"])
         chosen = len(losses) == len(BANDS)
         band = chosen_band({m: float(np.mean(x)) for m, x in losses.items()}) if chosen else "band"
@@ -132,6 +134,7 @@ def summarise(table: Table) -> dict[str, Any]:
         "compositions": best,
         "falsified": _falsified(table),
         "replay": _replayed(table),
+        "transferred": transferred(table.ok, table.arms) if any(r["experiment"] == LARGER for r in table.ok) else {},
         "failures": [{k: r.get(k) for k in ("cell", "reason")} for r in table.failures()],
     }
 
@@ -302,13 +305,19 @@ def _replayed(table: Table) -> dict[str, Any]:
 
 
 def _falsified(table: Table) -> dict[str, Any]:
-    """F1, F4 and F8, where they ran."""
-    of = {name: [r for r in table.ok if r["experiment"] == name] for name in ("F1", "F4", "F8")}
+    """F1 to F4, F7 and F8, where they ran."""
+    of = {name: [r for r in table.ok if r["experiment"] == name] for name in ("F1", "F2", "F3", "F4", "F7", "F8")}
     found: dict[str, Any] = {}
     if of["F1"]:
         found["F1"] = same_moments(of["F1"])
+    if contrast := interaction(of["F2"]) if of["F2"] else None:
+        found["F2"] = contrast
+    if moved := moved_optimum(of["F3"], of["F4"]):
+        found["F3"] = moved
     if len({r["method"] for r in of["F4"]}) > 3:
         found["F4"] = bowl_or_monotone(of["F4"])
+    if changed := changed_draws(of["F7"], table.arms):
+        found["F7"] = changed
     if of["F8"]:
         alarms = sum(bool(r["gate"] and r["gate"]["passes"]) for r in of["F8"])
         found["F8"] = {"worlds": len(of["F8"]), "alarms": alarms}
@@ -344,9 +353,11 @@ def analyse(results: Path, domain: str, page: Path = ROOT / "docs" / "results.md
                 text = fill(text, f"{key}-composition-laws", told)
         for name, make in SECTIONS.items():
             text = fill(text, f"{key}-{name}", make(summary))
+        text = fill(text, f"{key}-larger", transferred_text(summary["transferred"]))
         figures: tuple[tuple[str, Figure], ...] = (("differences", differences_figure), ("curve", curve_figure))
         for name, draw in figures:
             draw(table, ROOT / "docs" / "images" / f"evidence-{key}-{name}.png")
+    text = fill(text, f"{domain}-dose", dose_text(dose(rows)))
     write_atomic(results / domain / "summary.json", (json.dumps(summaries, indent=1) + "\n").encode())
     if text:
         write_atomic(page, text.encode())

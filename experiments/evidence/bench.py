@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, Replay, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
-from .cells import LIKENED, PROBED, ROUNDS, RUN, TOWARD, WIDE, Cell, arguments
+from .cells import BY_BYTE, LIKENED, PROBED, ROUNDS, RUN, TOWARD, VARIANCE, WIDE, Cell, arguments, unchanged
 from .pools import Builder, read_jsonl, write_jsonl
 from .setting import Setting
 from .shapes import band_with_moments
@@ -45,6 +46,8 @@ DIRICHLET = 0.7
 SHAPE_MEAN, SHAPE_STD = 0.5, 0.35
 """F1: mean at this quantile of the pool, spread as a share of the distance between its 10 % and 90 % quantiles."""
 TILT_STD = 0.15
+TARGETED = ("shape", "tilt", "corner")
+"""Kinds of cells with a mean and a spread of their own."""
 RESTORED = Path("pilots-restored", "runs.jsonl")
 """Pilots of a committed table, all rounds, below a law's folder: they are not trained again."""
 REPLAY_TOKENS = 120_000
@@ -140,8 +143,18 @@ class Bench:
 
     @cache  # noqa: B019 - a bench lives as long as the process
     def _fitted(self, method: str) -> Path:
-        """The folder of law/ and pilots/, made when the first arm asks for it; `method`: of LIKENED, or empty."""
+        """The folder of law/ and pilots/, made when the first arm asks for it; of LIKENED, VARIANCE, or empty."""
+        if method == VARIANCE:
+            return self._published_with_variance()
         return self.fit_law(method).parent
+
+    def _published_with_variance(self) -> Path:
+        """The published law, its sigma read as the variance, on the pilots of the other laws."""
+        first = self._fitted("")
+        return ps.fit(
+            sorted(first.glob("pilots*/runs.jsonl")), out=first / VARIANCE / "law", forms=["paper:var"],
+            bootstrap=self.setting.bootstrap, landscape=first / "landscape" / "landscape.json", seed=self.setting.seed,
+        ).parent  # fmt: skip
 
     # ---- a draw ----------------------------------------------------------------------------------------------------
 
@@ -170,6 +183,16 @@ class Bench:
         x, likeness, length = log_perplexity(table), second(table), table["length"].to_numpy()
         bins = cut_levels(make_bins(x, length, self.setting.bins), x, likeness, length, 2, "likeness")
         pq.write_table(table.filter(pa.array(bins.of(x, likeness) % 2 == 1)).drop_columns([LIKENESS]), file)
+        return file
+
+    @cached_property
+    def by_byte(self) -> Path:
+        """The scores with the loss per byte in place of the loss per token, in units of a mean token's bytes."""
+        file = self.folder / "by-byte-scores.parquet"
+        table = whole_table(self.folder / "scores")
+        nll, n_bytes, tokens = (np.asarray(table[c], dtype=float) for c in ("nll_sum", "n_bytes", "n_tokens"))
+        changed = pa.array(nll / n_bytes * tokens * (n_bytes.sum() / tokens.sum()))
+        pq.write_table(table.set_column(table.schema.get_field_index("nll_sum"), "nll_sum", changed), file)
         return file
 
     @cached_property
@@ -242,6 +265,8 @@ class Bench:
     def _scores_of(self, method: str) -> Path:
         if method == "oracle":
             return self.clean_scores
+        if method.startswith(BY_BYTE):
+            return self.by_byte
         if method in RUN:
             return self.sifted
         if method in LIKENED:
@@ -256,11 +281,11 @@ class Bench:
         budget = round(cell.size * self.budget)
         if kind == "composition":
             return self.composition(int(told), budget, cell.seed), {}
-        asked = arguments(self._moments_of(kind, told) if kind in ("shape", "tilt") else cell.drawn)
-        if kind in ("shape", "tilt"):
+        asked = arguments(self._moments_of(kind, told) if kind in TARGETED else cell.drawn)
+        if kind in TARGETED:
             asked |= self._target(kind, told)
         law, runs = asked.pop("law", False), asked.pop("runs", False)
-        fitted = self._fitted(cell.drawn if cell.drawn in LIKENED else "") if law else self.folder
+        fitted = self._fitted(cell.drawn if cell.drawn in (*LIKENED, VARIANCE) else "") if law else self.folder
         out = self.folder / "draws" / cell.file.removesuffix(".json")
         ps.select(
             self._scores_of(cell.drawn), budget=budget, out=out,
@@ -276,15 +301,26 @@ class Bench:
         return {"two-point": "dos", "box": "band"}.get(told, "maxent") if kind == "shape" else "maxent"
 
     def _target(self, kind: str, told: str) -> dict[str, Any]:
-        """Targets of F1 and F4 on the nll scale; the box is the band with the same moments."""
+        """Targets of F1 to F4 on the nll scale; the box is the band with the same moments."""
         x = np.sort(self.pool.x)
         low, high = np.quantile(x, [0.1, 0.9])
-        mean = float(np.quantile(x, SHAPE_MEAN if kind == "shape" else float(told)))
-        std = float((high - low) * (SHAPE_STD if kind == "shape" else TILT_STD))
+        place, spread = {
+            "shape": lambda: (SHAPE_MEAN, SHAPE_STD),
+            "tilt": lambda: (float(told), TILT_STD),
+            "corner": lambda: tuple(map(float, told.split(","))),
+        }[kind]()
+        mean, std = float(np.quantile(x, place)), float((high - low) * spread)
         if told != "box":
             return {"target_mean": mean, "target_std": std, "scale": "nll"}
         limits = self.facts["winsor"]["nll"]
         return {"band": band_with_moments(np.clip(self.pool.x, *limits), self.pool.length, mean, std)}
+
+    def overlaps(self, cell: Cell, selected: pa.Table) -> dict[str, float]:
+        """F7: what a changed draw has in common with the arm's own, and that one with its draw of the next seed."""
+        own, other = (
+            self.draw(Cell("primary", cell.pool, unchanged(cell.drawn), cell.seed + k, cell.size))[0] for k in (0, 1)
+        )
+        return {"overlap": overlap(selected, own), "overlap_of_seeds": overlap(other, own)}
 
     def composition(self, number: int, budget: int, seed: int) -> pa.Table:
         """A Dirichlet mixture of ten equal-token bins, no bin asked for more than it has."""
@@ -310,7 +346,9 @@ class Bench:
             return self._losses(cell) | {"tokens": 0, "seconds_evaluate": round(time.monotonic() - started, 1)}
         selected, content = self.draw(cell)
         row = describe(selected, content) | self._moments(selected)
-        row |= {"budget": round(cell.size * self.budget), "trained_as": _training_key(selected, cell)}
+        row |= {"budget": round(cell.size * self.budget), "trained_as": self._training_key(selected, cell)}
+        if cell.experiment == "F7":
+            row |= self.overlaps(cell, selected)
         row["seconds_select"] = round(time.monotonic() - started, 1)
         twin = known.get(row["trained_as"])
         if twin is not None and (not cell.on_test or "loss_test" in twin):
@@ -321,6 +359,15 @@ class Bench:
         started = time.monotonic()
         row |= self._losses(cell)
         return row | {"seconds_evaluate": round(time.monotonic() - started, 1)}
+
+    trained_with: Sequence[Any] = ()
+    """What tells this bench's training from that of the base model with the setting's recipe."""
+
+    def _training_key(self, selected: pa.Table, cell: Cell) -> str:
+        """What decides a training run: chunks, repeats, order, replay. Equal keys are the same run."""
+        rows = zip(*(selected[c].to_pylist() for c in ("doc_id", "chunk_index", "repeats")), strict=True)
+        told = [cell.seed, sorted(rows), *([cell.replay_share] if cell.replay_share else []), *self.trained_with]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     def train(self, selected: pa.Table, seed: int, replay_share: float = 0.0) -> int:
         """As `pplscape.train`: paired order, the recipe, from the base model. Tokens that were replayed beside D."""
@@ -373,11 +420,12 @@ def whole_table(folder: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(p) for p in sorted(folder.glob("part-*.parquet"))])
 
 
-def _training_key(selected: pa.Table, cell: Cell) -> str:
-    """What decides a training run: chunks, repeats, order, replay. Equal keys are the same run."""
-    rows = zip(*(selected[c].to_pylist() for c in ("doc_id", "chunk_index", "repeats")), strict=True)
-    run = [cell.seed, sorted(rows), *([cell.replay_share] if cell.replay_share else [])]
-    return hashlib.sha256(json.dumps(run).encode()).hexdigest()[:16]
+def overlap(a: pa.Table, b: pa.Table) -> float:
+    """Share of a draw's tokens (schema.SELECTED, no repeats) that is in the other, too."""
+    chunks = [set(zip(t["doc_id"].to_pylist(), t["chunk_index"].to_pylist(), strict=True)) for t in (a, b)]
+    both = [key in chunks[1] for key in zip(a["doc_id"].to_pylist(), a["chunk_index"].to_pylist(), strict=True)]
+    length = np.asarray(a["length"])
+    return float(length[both].sum() / length.sum())
 
 
 def describe(selected: pa.Table, content: dict[str, Any]) -> dict[str, Any]:

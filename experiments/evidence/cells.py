@@ -11,6 +11,9 @@ HEADLINE_SEEDS, SWEEP_SEEDS = 8, 3
 CHOOSING_SEEDS = (100, 101)
 """Seeds that no test run uses."""
 CHOOSING_SIZE = 0.25
+CHOOSE, CHOOSE_RATE = "choose", "choose-rate"
+RATES = (5e-4, 1e-3, 2e-3)
+"""Learning rates tried with the larger model."""
 BANDS = ("band:0.05,0.55", "band:0.2,0.7", "band:0.4,0.9", "band:0.5,1")
 SIMPLE = ("low", "mid", "high", "stratified", "temperature:1", "temperature:-1")
 LAWS = ("paper+dos", "paper+maxent", "utility+allocate", "utility+hedged", "auto")
@@ -38,6 +41,19 @@ REPLAYED = ("random", "run")
 REPLAY_SHARES = (0.05, 0.2)
 SHAPES = ("two-point", "maxent", "box")
 """F1: the same mean and spread of log-perplexity in three shapes."""
+LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
+"""F4 and F3: means of log-perplexity at these quantiles of the pool."""
+SMALLER = 0.25
+"""F3: the same at this part of D."""
+CORNERS = ("0.3,0.15", "0.3,0.35", "0.7,0.15", "0.7,0.35")
+"""F2: a low and a high mean (quantile of the pool), each with a narrow and a wide spread (share of its range)."""
+LARGER = "F6"
+"""Experiment of the cells trained with the larger model, on the draws of the base."""
+TRANSFERRED = ("random", "run", "oracle", "auto+likeness", "auto", "paper+dos", "mid", "low", "high")
+"""F6: arms that span what was measured, from the best to the worst."""
+BY_BYTE, VARIANCE = "by-byte:", "variance"
+"""F7: the band that follows, of loss per byte; the published law whose sigma is the variance, drawn like
+`paper+maxent`."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +85,19 @@ class Cell:
     @property
     def on_test(self) -> bool:
         """Cells that choose something see the valid text only."""
-        return self.experiment != "choose"
+        return self.experiment not in (CHOOSE, CHOOSE_RATE)
 
 
 def choosing(pool: str) -> list[Cell]:
     """The band is chosen on valid, at a quarter of D."""
-    return [Cell("choose", pool, m, seed, CHOOSING_SIZE) for seed in CHOOSING_SEEDS for m in BANDS]
+    return [Cell(CHOOSE, pool, m, seed, CHOOSING_SIZE) for seed in CHOOSING_SEEDS for m in BANDS]
+
+
+def rates(pool: str) -> list[Cell]:
+    """The larger model's learning rate is chosen on valid, by random at a quarter of D."""
+    return [
+        Cell(CHOOSE_RATE, pool, f"random:{rate:g}", seed, CHOOSING_SIZE) for seed in CHOOSING_SEEDS for rate in RATES
+    ]
 
 
 def chosen_band(losses: Mapping[str, float]) -> str:
@@ -116,11 +139,22 @@ def compositions(pool: str) -> Iterator[Cell]:
     yield from (Cell("compositions", pool, f"composition:{k}", 0) for k in range(COMPOSITIONS))
 
 
-def falsify(pool: str) -> Iterator[Cell]:
-    """F1: one pair of moments in three shapes. F4: seven means, one spread."""
+def falsify(pool: str, band: str) -> Iterator[Cell]:
+    """F1: one pair of moments in three shapes. F4: seven means, one spread; F3: the same with fewer tokens.
+
+    F2: two means with two spreads each. F7: what is drawn with the measure, or the meaning of sigma, changed.
+    """
     yield from (Cell("F1", pool, f"shape:{shape}", seed) for seed in range(SWEEP_SEEDS) for shape in SHAPES)
-    levels = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
-    yield from (Cell("F4", pool, f"tilt:{q:g}", seed) for seed in range(SWEEP_SEEDS) for q in levels)
+    yield from (Cell("F4", pool, f"tilt:{q:g}", seed) for seed in range(SWEEP_SEEDS) for q in LEVELS)
+    yield from (Cell("F3", pool, f"tilt:{q:g}", seed, SMALLER) for seed in range(SWEEP_SEEDS) for q in LEVELS)
+    yield from (Cell("F2", pool, f"corner:{corner}", seed) for seed in range(SWEEP_SEEDS) for corner in CORNERS)
+    changed = (f"{BY_BYTE}{band.removeprefix('band:')}", VARIANCE)
+    yield from (Cell("F7", pool, method, seed) for seed in range(SWEEP_SEEDS) for method in changed)
+
+
+def larger(pool: str, band: str) -> list[Cell]:
+    """F6: draws of the base model, trained with the larger one."""
+    return [Cell(LARGER, pool, m, seed) for seed in range(SWEEP_SEEDS) for m in (*TRANSFERRED, band)]
 
 
 def replayed(pool: str) -> Iterator[Cell]:
@@ -131,13 +165,23 @@ def replayed(pool: str) -> Iterator[Cell]:
 
 def plan(pool: str, band: str) -> list[Cell]:
     """Everything of one pool after the choice of the band, primary endpoints first."""
-    parts = primary(pool, band), likened(pool), sweep(pool, band), compositions(pool), falsify(pool), replayed(pool)
+    arms = primary(pool, band), likened(pool), sweep(pool, band)
+    parts = (*arms, compositions(pool), falsify(pool, band), replayed(pool))
     return [cell for part in parts for cell in part]
+
+
+def unchanged(method: str) -> str:
+    """The arm that a method of F7 is held against."""
+    return "paper+maxent" if method == VARIANCE else f"band:{method.removeprefix(BY_BYTE)}"
 
 
 def arguments(method: str) -> dict[str, Any]:
     """Arguments of `pplscape.select` for a method; `law` True: it needs the law, `runs` True: and the pilots."""
     method = method.removesuffix(ROUNDS).removesuffix(WIDE).removesuffix("+likeness")
+    if method == VARIANCE:
+        return arguments("paper+maxent") | {"form": None}
+    if method.startswith(BY_BYTE):
+        return arguments(unchanged(method))
     name, _, told = method.partition(":")
     form, _, strategy = name.rpartition("+")
     numbers = tuple(float(v) for v in told.split(",")) if told and name in ("band", "temperature") else ()

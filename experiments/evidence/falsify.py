@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
+from .contrasts import of_draws, of_interaction, of_optimum
 from .statistics import Floats, holm, paired
 from .words import p_text
 
@@ -98,7 +99,9 @@ def bowl_or_monotone(rows: Iterable[Row]) -> dict[str, Any]:
 
 def verdicts(found: Mapping[str, Any]) -> dict[str, str]:
     """One or two sentences each."""
-    say = {"F1": _of_moments, "F4": _of_means, "F8": _of_gate}
+    say = {
+        "F1": _of_moments, "F2": of_interaction, "F3": of_optimum, "F4": _of_means, "F7": of_draws, "F8": _of_gate,
+    }  # fmt: skip
     return {name: sentence(found[name]) for name, sentence in say.items() if name in found}
 
 

@@ -2,6 +2,7 @@
 
     PPLSCAPE_DATA=... python -m evidence run OUT [--domain biomed] [--pool 0.3] [--cells 10] [--arms random auto]
     PPLSCAPE_DATA=... python -m evidence flat OUT     F8: does the gate stay shut where nothing can be gained
+    PPLSCAPE_DATA=... python -m evidence larger OUT --model FOLDER     F6: the same draws, trained with a larger model
     python -m evidence restore OUT         cells and pilots from the committed tables, to go on on another machine
     python -m evidence tables OUT          the committed tables from the finished cells
     python -m evidence analyse             summaries, figures and docs/results.md from the committed tables
@@ -169,6 +170,20 @@ def run_flat(out: Path, domain: str, most: int | None = None) -> None:
     lock.handle.close()
 
 
+def run_larger(out: Path, domain: str, dirt: float, model: Path, most: int | None = None) -> None:
+    """F6 on a pool whose band was chosen and whose laws' pilots are there."""
+    from .larger import LargerBench, choose_rate
+
+    setting, folder = Setting.read(domain), out / domain
+    lock = Locked(folder)
+    pool, store = Builder(setting, folder).build(dirt), Store(folder / "cells")
+    band = choose_band(Bench(setting, pool).run, store, name_of(dirt))
+    bench = LargerBench(setting, pool, model)
+    bench.set_rate(choose_rate(bench, store, name_of(dirt)))
+    run_cells(plans.larger(name_of(dirt), band), bench.run, store, most)
+    lock.handle.close()
+
+
 def main(words: list[str] | None = None) -> None:
     import argparse
 
@@ -176,18 +191,23 @@ def main(words: list[str] | None = None) -> None:
     from .tables import write_tables
 
     parser = argparse.ArgumentParser(prog="python -m evidence", description=__doc__)
-    parser.add_argument("verb", choices=["run", "flat", "restore", "tables", "analyse"])
+    parser.add_argument("verb", choices=["run", "flat", "larger", "restore", "tables", "analyse"])
     parser.add_argument("out", type=Path, nargs="?", help="folder of pools and cells; kept, so that runs resume")
     parser.add_argument("--domain", default="biomed")
     parser.add_argument("--pool", type=float, default=0.3, help="share of dirt")
     parser.add_argument("--cells", type=int, default=None, help="stop after so many new cells")
     parser.add_argument("--arms", nargs="+", default=None, help="only cells of these methods")
+    parser.add_argument("--model", type=Path, help="of `larger`: folder of the larger model")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args(sys.argv[1:] if words is None else words)
     if given.verb == "run":
         run(given.out, given.domain, given.pool, given.cells, given.arms)
     if given.verb == "flat":
         run_flat(given.out, given.domain, given.cells)
+    if given.verb == "larger":
+        if given.model is None:
+            parser.error("larger needs --model")
+        run_larger(given.out, given.domain, given.pool, given.model, given.cells)
     if given.verb == "restore":
         results, folder = given.results / given.domain, given.out / given.domain
         done = Store(folder / "cells").restore(results / "runs.jsonl")

@@ -14,13 +14,13 @@ MAIN = ("run", "oracle", "auto+likeness", "auto")
 """Arms whose gains are told by source, beside the best simple one."""
 
 
-def _interval(found: dict[str, Any] | None) -> str:
+def interval_text(found: dict[str, Any] | None) -> str:
     if not found:
         return "–"
-    return f"{found['mean']:+.4f} {_ends(found['t']) if found['t'] else '(n = {})'.format(found['n'])}"
+    return f"{found['mean']:+.4f} {ends_text(found['t']) if found['t'] else '(n = {})'.format(found['n'])}"
 
 
-def _ends(pair: Sequence[float] | None) -> str:
+def ends_text(pair: Sequence[float] | None) -> str:
     return f"[{pair[0]:+.4f}, {pair[1]:+.4f}]" if pair else "–"
 
 
@@ -41,7 +41,7 @@ def factor_text(found: dict[str, Any] | None) -> str:
     return f"{told(found)} [{told(ends[0])}, {told(ends[1])}]" if ends else told(found)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table_text(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
@@ -61,18 +61,18 @@ def arms_table(summary: Summary) -> str:
         summary["arms"].items(), key=lambda item: item[1]["random"]["mean"] if item[1]["random"] else 0.0
     ):
         gap = a["random"] or {}
-        general = f"({a['loss_general']:.3f})" if name == "random" else _interval(a["general"])
+        general = f"({a['loss_general']:.3f})" if name == "random" else interval_text(a["general"])
         rows.append(
             (
-                f"{name}{_mark(name, summary)}", a["n"], f"{a['loss_test']:.4f}", _interval(a["random"]),
-                _ends(gap.get("bca")), _ends(gap.get("documents")), p_text(gap.get("holm")),
+                f"{name}{_mark(name, summary)}", a["n"], f"{a['loss_test']:.4f}", interval_text(a["random"]),
+                ends_text(gap.get("bca")), ends_text(gap.get("documents")), p_text(gap.get("holm")),
                 factor_text(a.get("efficiency")), f"{a['share_clean']:.2f}", general,
             )
         )  # fmt: skip
     if summary["base"]:
         general = f"({summary['base_general']:.3f})"
         rows.append(("before training", "", f"{summary['base']:.4f}", *[""] * 6, general))
-    return _table(head, rows)
+    return table_text(head, rows)
 
 
 def _mark(name: str, summary: Summary) -> str:
@@ -116,11 +116,11 @@ def _range(seeds: Sequence[int]) -> str:
 
 def _against(summary: Summary, key: str, reference: str) -> str:
     rows = [
-        (arm, a[key]["n"], _interval(a[key]), _ends(a[key].get("documents")), p_text(a[key].get("holm")))
+        (arm, a[key]["n"], interval_text(a[key]), ends_text(a[key].get("documents")), p_text(a[key].get("holm")))
         for arm, a in sorted(summary["arms"].items(), key=lambda item: item[1][key]["mean"] if item[1][key] else 0.0)
         if a[key] and arm != "random"
     ]
-    return _table(("arm", "seeds", f"− {reference} [t, 90 %]", "documents, 90 %", "Holm p"), rows)
+    return table_text(("arm", "seeds", f"− {reference} [t, 90 %]", "documents, 90 %", "Holm p"), rows)
 
 
 def against_oracle_table(summary: Summary) -> str:
@@ -156,7 +156,7 @@ def sources_table(summary: Summary) -> str:
                         ),
                     )
                 )
-    return _table(("difference", *head), rows) if head else "Not run yet."
+    return table_text(("difference", *head), rows) if head else "Not run yet."
 
 
 def compositions_text(summary: Summary) -> str:
@@ -182,23 +182,26 @@ def compositions_text(summary: Summary) -> str:
         )
         for n, r in sorted(told, key=lambda item: item[1]["share"])
     ]
-    return f"{text}\n\n{_table(('arm', 'seeds', 'regret, share of that gain [t, 90 %]'), rows)}"
+    return f"{text}\n\n{table_text(('arm', 'seeds', 'regret, share of that gain [t, 90 %]'), rows)}"
 
 
 def falsified_text(summary: Summary) -> str:
-    """Verdicts of F1, F4, F8 with their figures."""
+    """Verdicts with the figures of F1, F2 and F4."""
     found = summary["falsified"]
     blocks = [f"**{name}.** {sentence}" for name, sentence in found["verdicts"].items()]
     if "F1" in found:
-        rows = [(name, _interval(p), p_text(p["holm"])) for name, p in found["F1"]["pairs"].items()]
+        rows = [(name, interval_text(p), p_text(p["holm"])) for name, p in found["F1"]["pairs"].items()]
         shapes = (f"{s} {m[0]:.3f}, {m[1]:.3f}" for s, m in found["F1"]["moments"].items())
         blocks += [
-            _table(("F1: pair of shapes", "difference of test loss [t, 90 %]", "Holm p"), rows),
+            table_text(("F1: pair of shapes", "difference of test loss [t, 90 %]", "Holm p"), rows),
             f"Mean and spread of log-perplexity that were reached: {'; '.join(shapes)}.",
         ]
+    if "F2" in found:
+        corners = (f"{x:.3f}, {s:.3f}" for x, s in found["F2"]["reached"].values())
+        blocks.append(f"F2: mean and spread of log-perplexity that were reached: {'; '.join(corners)}.")
     if "F4" in found:
         rows = [(name.partition(":")[2], f"{loss:.4f}") for name, loss in found["F4"]["levels"].items()]
-        blocks.append(_table(("F4: mean at this quantile of the pool", "test loss"), rows))
+        blocks.append(table_text(("F4: mean at this quantile of the pool", "test loss"), rows))
     return "\n\n".join(blocks) or "Not run yet."
 
 
@@ -209,9 +212,9 @@ def replay_table(summary: Summary) -> str:
             name,
             r["test"]["n"],
             f"{r['tokens']:.1%}",
-            _interval(r["general"]),
+            interval_text(r["general"]),
             f"{r['loss_general']:.3f}",
-            _interval(r["test"]),
+            interval_text(r["test"]),
         )
         for name, r in sorted(summary["replay"].items())
     ]
@@ -219,7 +222,7 @@ def replay_table(summary: Summary) -> str:
         "arm", "seeds", "replayed, share of D", "general − without [t, 90 %]", "general loss",
         "test − without [t, 90 %]",
     )  # fmt: skip
-    return _table(head, rows) if rows else "Not run yet."
+    return table_text(head, rows) if rows else "Not run yet."
 
 
 def costs_table(summary: Summary) -> str:
@@ -235,7 +238,7 @@ def costs_table(summary: Summary) -> str:
             )
         )  # fmt: skip
     head = ("arm", "scoring, D", "pilots, D", "before the run, D", "DEF [90 %]", "one run pays from")
-    return _table(head, rows) if rows else "Not run yet."
+    return table_text(head, rows) if rows else "Not run yet."
 
 
 def failures_list(summary: Summary) -> str:

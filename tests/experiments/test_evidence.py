@@ -21,8 +21,10 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 from evidence import dirt, flat  # noqa: E402
-from evidence.bench import Bench  # noqa: E402
-from evidence.cells import Cell, arguments, choosing, plan  # noqa: E402
+from evidence.bench import Bench, overlap, whole_table  # noqa: E402
+from evidence.cells import CHOOSING_SEEDS, RATES, Cell, arguments, choosing, plan  # noqa: E402
+from evidence.cells import larger as larger_cells  # noqa: E402
+from evidence.larger import LargerBench, choose_rate  # noqa: E402
 from evidence.pools import DIRT, Builder, describe, read_jsonl, token_shares  # noqa: E402
 from evidence.predictions import composition, parted, predict  # noqa: E402
 from evidence.runner import Store, restore_pilots, run_cells  # noqa: E402
@@ -221,6 +223,49 @@ def test_replay_adds_text_of_the_base_beside_the_budget(
     assert mixed["loss_general"] < plain["loss_general"]
 
 
+def test_a_larger_model_is_trained_on_the_draws_of_the_base(
+    world: tuple[Setting, Path, Path], tmp_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    """Same chunks, other weights: no row of the base may stand for one of the larger model. The rate is valid's."""
+    setting, _, out = world
+    other = load_engine("fake", str(tiny_tokenizer_dir), train=True)  # never saw general text, unlike the base
+    other.reset()
+    other.save(tmp_path / "model")
+    base, larger = Bench(setting, out / "pool-40"), LargerBench(setting, out / "pool-40", tmp_path / "model")
+    cell, store = Cell("F6", "pool-40", "random", 0), Store(tmp_path / "cells")
+    before = base.run(cell, {})
+    assert choose_rate(larger, store, "pool-40") in RATES
+    told = {r["learning_rate"]: r for r in store.rows() if r["seed"] == CHOOSING_SEEDS[0]}
+    assert set(told) == set(RATES)
+    assert not any("loss_test" in r or "same_as" in r for r in store.rows())
+    larger.set_rate(5e-4)
+    row = larger.run(cell, {before["trained_as"]: before | {"cell": "of the base"}})
+    assert (row["bin_tokens"], row["chunks"], row["learning_rate"]) == (before["bin_tokens"], before["chunks"], 5e-4)
+    assert "same_as" not in row
+    assert row["loss_general"] > before["loss_general"]
+    assert {c.method for c in larger_cells("pool-40", "band:0.2,0.7")} >= {"random", "run", "band:0.2,0.7"}
+
+
+def test_a_band_by_byte_is_a_band_of_the_loss_per_byte(world: tuple[Setting, Path, Path]) -> None:
+    """Every chunk drawn lies in the band of nll/byte; what it shares with the arm per token is counted by tokens."""
+    setting, _, out = world
+    bench = Bench(setting, out / "pool-40")
+    cell = Cell("F7", "pool-40", "by-byte:0.2,0.7", 0)
+    drawn, _ = bench.draw(cell)
+    table = whole_table(out / "pool-40" / "scores")
+    per_byte = np.asarray(table["nll_sum"]) / np.asarray(table["n_bytes"])
+    of = dict(zip(zip(*(table[c].to_pylist() for c in ("doc_id", "chunk_index")), strict=True), per_byte, strict=True))
+    order, length = np.argsort(per_byte), np.asarray(table["length"], float)
+    low, high = np.interp([0.2, 0.7], np.cumsum(length[order]) / length.sum(), per_byte[order])
+    got = [of[key] for key in zip(*(drawn[c].to_pylist() for c in ("doc_id", "chunk_index")), strict=True)]
+    width = np.ptp(per_byte) * 0.02
+    assert low - width < min(got) <= max(got) < high + width
+    assert bench.overlaps(cell, drawn)["overlap"] < 1
+    own, _ = bench.draw(Cell("primary", "pool-40", "band:0.2,0.7", 0))
+    assert overlap(own, own) == 1
+    assert overlap(own, own.slice(0, 0)) == 0
+
+
 def test_the_oracle_draws_clean_text_only(world: tuple[Setting, Path, Path]) -> None:
     setting, _, out = world
     bench = Bench(setting, out / "pool-40")
@@ -276,6 +321,7 @@ def test_every_method_of_the_plan_runs(
 
 _MANY = {f"composition:{k}" for k in range(1, 100)} | {f"tilt:{q}" for q in (0.25, 0.4, 0.55, 0.85, 0.95)}
 _MANY |= {"random+replay:0.05", "random+replay:0.2", "run+replay:0.2"}
+_MANY |= {"corner:0.3,0.35", "corner:0.7,0.15", "corner:0.7,0.35"}
 """Methods of a kind: one or two will do here."""
 
 

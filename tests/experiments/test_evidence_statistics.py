@@ -12,8 +12,13 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
+from evidence.across import dose, dose_text, transferred, transferred_text
 from evidence.analysis import Table, fill, regret, summarise
-from evidence.cells import BANDS
+from evidence.cells import (
+    BANDS,
+    unchanged,
+)
+from evidence.contrasts import changed_draws, interaction, moved_optimum, vertex
 from evidence.costs import break_even, pilot_tokens
 from evidence.falsify import bowl_or_monotone, left_out_errors, same_moments, verdicts
 from evidence.predictions import NOTHING, judge
@@ -286,7 +291,10 @@ def test_what_is_missing_of_the_plan() -> None:
     assert "; `random` (seed 7); " in told
     assert "; `random` at 0.25 D (seed 2); `random` at 4 D (seeds 0-2); " in told
     assert "`mid`" not in told.replace("`mid+", "")
-    assert told.endswith("64 cells of compositions; 9 cells of F1; 21 cells of F4; 12 cells of replay.")
+    assert told.endswith(
+        "64 cells of compositions; 9 cells of F1; 21 cells of F4; 21 cells of F3; 12 cells of F2; 6 cells of F7; "
+        "12 cells of replay."
+    )
 
 
 def test_replay_is_held_against_the_same_draws_without() -> None:
@@ -491,3 +499,114 @@ def test_the_box_has_the_moments_that_are_asked_for() -> None:
     assert (inside.mean(), inside.std()) == (pytest.approx(1.2, abs=0.01), pytest.approx(0.4, abs=0.01))
     with pytest.raises(ValueError, match="no band of the pool has the mean"):
         band_with_moments(x, tokens, -1.0, 0.4)
+
+
+def corners(helps: float, harms: float, seeds: int = 3) -> list[dict[str, Any]]:
+    """A wide spread lowers the loss by `helps` at the low mean and raises it by `harms` at the high one."""
+    rng = np.random.default_rng(0)
+    shift = {"0.3,0.15": 0.0, "0.3,0.35": -helps, "0.7,0.15": 0.1, "0.7,0.35": 0.1 + harms}
+    return [
+        {"method": f"corner:{c}", "seed": s, "loss_test": 4 + d + rng.normal(0, 1e-4), "nll_mean": 1.0, "nll_std": 0.2}
+        for c, d in shift.items()
+        for s in range(seeds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("helps", "harms", "says"),
+    [
+        (0.02, 0.03, "as the paper says"),
+        (-0.02, -0.03, "the other way round"),
+        (-0.02, 0.02, "No interaction"),
+    ],
+)
+def test_the_interaction_is_the_difference_of_differences(helps: float, harms: float, says: str) -> None:
+    found = interaction(corners(helps, harms))
+    assert found is not None
+    assert found["contrast"]["mean"] == pytest.approx(helps + harms, abs=5e-4)
+    assert found["low"]["mean"] == pytest.approx(-helps, abs=5e-4)
+    assert found["high"]["mean"] == pytest.approx(harms, abs=5e-4)
+    assert says in verdicts({"F2": found})["F2"]
+    assert interaction([r for r in corners(0, 0) if r["method"] != "corner:0.3,0.35"]) is None
+
+
+def bowl(at: float, seeds: int = 3) -> list[dict[str, Any]]:
+    """Seven means, lowest at `at`; the ends are higher than the parabola of the others."""
+    rng, levels = np.random.default_rng(1), np.linspace(0, 1, 7)
+    wall = [0.5, 0, 0, 0, 0, 0, 0.5]
+    return [
+        {
+            "method": f"tilt:{q:.2f}", "seed": s, "nll_mean": 3 + q,
+            "loss_test": 4 + 0.3 * (q - at) ** 2 + w + rng.normal(0, 1e-4),
+        }
+        for q, w in zip(levels, wall, strict=True)
+        for s in range(seeds)
+    ]  # fmt: skip
+
+
+def test_an_optimum_that_moves_is_seen_to() -> None:
+    found = moved_optimum(bowl(0.4), bowl(0.6))
+    assert found is not None
+    assert found["moved"]["mean"] == pytest.approx(0.2, abs=5e-3)
+    assert (found["small"], found["large"]) == (pytest.approx(3.4, abs=5e-3), pytest.approx(3.6, abs=5e-3))
+    assert "moves up with D" in verdicts({"F3": found})["F3"]
+    still = moved_optimum(bowl(0.5), bowl(0.5, seeds=2))
+    assert still is not None
+    assert "is not shown to move" in verdicts({"F3": still})["F3"]
+    assert vertex(np.arange(7.0), -((np.arange(7.0) - 3) ** 2)) is None  # no bowl, no vertex
+
+
+def test_changed_draws_are_held_against_the_arm_they_change() -> None:
+    rows = [
+        {"method": "variance", "seed": s, "overlap": 0.9, "overlap_of_seeds": 0.3, "share_clean": 0.8, "loss_test": x}
+        for s, x in ((0, 4.01), (1, 4.02), (2, 4.04))
+    ]
+    own = {"paper+maxent": {s: {"share_clean": 0.7, "loss_test": 4.0} for s in range(8)}}
+    found = changed_draws(rows, own)
+    assert found["variance"]["loss"]["n"] == 3
+    assert found["variance"]["loss"]["mean"] == pytest.approx(0.07 / 3)
+    assert "`variance` shares 90% of its tokens with `paper+maxent`" in verdicts({"F7": found})["F7"]
+    assert unchanged("by-byte:0.4,0.9") == "band:0.4,0.9"
+
+
+def at_dirt(pool: str, loss: float, method: str = "random", seeds: int = 3) -> list[dict[str, Any]]:
+    return [
+        {
+            "pool": pool, "status": "ok", "experiment": "primary", "method": method, "seed": s, "size": 1.0,
+            "loss_test": loss + 0.001 * s + 1e-4 * (s % 2) * (pool == "pool-30"),
+        }
+        for s in range(seeds)
+    ]  # fmt: skip
+
+
+def test_dose_goes_from_pool_to_pool() -> None:
+    rising = (
+        at_dirt("pool-60", 4.3) + at_dirt("pool-00", 4.0) + at_dirt("pool-30", 4.1) + at_dirt("pool-30", 3.9, "run")
+    )
+    found = dose(rising)
+    assert list(found["steps"]) == ["pool-00 to pool-30", "pool-30 to pool-60"]
+    assert found["steps"]["pool-30 to pool-60"]["mean"] == pytest.approx(0.2, abs=1e-3)
+    assert "Every step in dirt raises" in dose_text(found)
+    falling = dose(at_dirt("pool-00", 4.0) + at_dirt("pool-30", 3.9))
+    assert "Not every step" in dose_text(falling)
+    assert dose_text(dose(at_dirt("pool-00", 4.0))) == "Not run yet."
+
+
+def test_a_ranking_that_transfers() -> None:
+    """The larger model halves every gain: the ranks are the same, and only gains beyond its noise are called so."""
+    gains = {"random": 0.0, "run": 0.1, "oracle": 0.06, "low": -0.2, "mid": 1e-5}
+    rng = np.random.default_rng(0)
+    base = {m: {s: {"loss_test": 4 - g + 0.01 * s} for s in range(3)} for m, g in gains.items()}
+    rows = [
+        {"experiment": "F6", "method": m, "seed": s, "loss_test": 3.5 - g / 2 + rng.normal(0, 1e-3)}
+        for m, g in gains.items()
+        for s in range(3)
+    ]
+    found = transferred(rows, base)
+    assert found["rank"] == pytest.approx(1.0, abs=0.11)
+    assert found["methods"]["run"]["base"]["mean"] == pytest.approx(-0.1)
+    assert found["methods"]["run"]["larger"]["mean"] == pytest.approx(-0.05, abs=0.002)
+    told = transferred_text(found)
+    assert "`run`, `oracle`" in told
+    assert "`low`" not in told.split("Random ends")[0]
+    assert transferred([], base) == {}

@@ -1,0 +1,89 @@
+"""F5 and F6: the same arms on pools with more and more dirt, and with a larger model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from .cells import LARGER
+from .contrasts import by_seed, shown
+from .statistics import paired
+from .words import interval_text, table_text
+
+Row = dict[str, Any]
+FEWEST_METHODS = 4
+"""That a rank correlation is worth saying of."""
+FOLLOWED = ("random", "oracle", "auto+likeness", "run")
+
+
+def dirt_of(pool: str) -> float:
+    """0.3 of `pool-30`."""
+    return int(pool.removeprefix("pool-")) / 100
+
+
+def dose(rows: Sequence[Row]) -> dict[str, Any]:
+    """F5: losses at D over the share of dirt, and random's step from each share to the next, paired by seed."""
+    primary = [r for r in rows if r["status"] == "ok" and r["experiment"] == "primary" and r["size"] == 1]
+    pools = sorted({r["pool"] for r in primary if r["method"] == "random"}, key=dirt_of)
+    losses = {p: by_seed(r for r in primary if r["pool"] == p and r["method"] in FOLLOWED) for p in pools}
+    steps = {}
+    for a, b in pairwise(pools):
+        seeds = sorted(set(losses[a]["random"]) & set(losses[b]["random"]))
+        if seeds:
+            steps[f"{a} to {b}"] = vars(paired([losses[b]["random"][s] - losses[a]["random"][s] for s in seeds]))
+    means = {p: {m: float(np.mean(list(v.values()))) for m, v in found.items()} for p, found in losses.items()}
+    return {"means": means, "steps": steps}
+
+
+def dose_text(found: Mapping[str, Any]) -> str:
+    """The verdict and the table."""
+    if len(found["means"]) < 2:
+        return "Not run yet."
+    ways = [shown(step) for step in found["steps"].values()]
+    verdict = (
+        "Every step in dirt raises random's loss"
+        if all(w > 0 for w in ways)
+        else "Not every step in dirt is shown to raise random's loss"
+    )
+    steps = "; ".join(f"{name}: {interval_text(step)}" for name, step in found["steps"].items())
+    rows = [
+        (f"{dirt_of(p):.0%}", *(f"{means[m]:.4f}" if m in means else "–" for m in FOLLOWED))
+        for p, means in found["means"].items()
+    ]
+    return f"**F5.** {verdict} ({steps}).\n\n{table_text(('dirt', *FOLLOWED), rows)}"
+
+
+def transferred(rows: Sequence[Row], arms: Mapping[str, Mapping[int, Row]]) -> dict[str, Any]:
+    """F6: differences to random of the same draws with the larger model (`rows`) and with the base (`arms`)."""
+    larger = by_seed(r for r in rows if r["experiment"] == LARGER)
+    found: dict[str, Any] = {}
+    for method, mine in larger.items():
+        seeds = sorted(set(mine) & set(larger.get("random", {})) & set(arms.get(method, {})) & set(arms["random"]))
+        if method != "random" and seeds:
+            found[method] = {
+                "larger": vars(paired([mine[s] - larger["random"][s] for s in seeds])),
+                "base": vars(paired([arms[method][s]["loss_test"] - arms["random"][s]["loss_test"] for s in seeds])),
+            }
+    pairs = [(f["base"]["mean"], f["larger"]["mean"]) for f in found.values()] + [(0.0, 0.0)]
+    rank = float(stats.spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) >= FEWEST_METHODS else None
+    return {"methods": found, "rank": rank, "random": float(np.mean(list(larger["random"].values())))} if found else {}
+
+
+def transferred_text(found: Mapping[str, Any]) -> str:
+    """The verdict and the table, by what the base model gains."""
+    if not found:
+        return "Not run yet."
+    methods = sorted(found["methods"].items(), key=lambda item: item[1]["base"]["mean"])
+    better = [m for m, f in methods if shown(f["larger"]) < 0]
+    rank = f"Spearman correlation of the arms' means, random among them, {found['rank']:.2f}. " if found["rank"] else ""
+    told = ", ".join(f"`{m}`" for m in better) or "none"
+    rows = [(m, f["larger"]["n"], interval_text(f["base"]), interval_text(f["larger"])) for m, f in methods]
+    head = ("arm", "seeds", "base − random [t, 90 %]", "larger − random [t, 90 %]")
+    return (
+        f"{rank}Below random with the larger model (p < 0.05): {told}. Random ends at {found['random']:.4f} there.\n\n"
+        f"{table_text(head, rows)}"
+    )
