@@ -35,7 +35,20 @@ from pplscape.training.evaluate import TextLoss
 from pplscape.training.loop import Progressed, Replay, run_steps, train_steps
 from pplscape.training.texts import HeldOut, chunk_ids, heldout_from_files, with_repeats
 
-from .cells import BY_BYTE, LIKENED, PROBED, ROUNDS, RUN, TOWARD, VARIANCE, WIDE, Cell, arguments, unchanged
+from .cells import (
+    BY_BYTE,
+    LIKENED,
+    MATCHED,
+    PROBED,
+    ROUNDS,
+    RUN,
+    TOWARD,
+    VARIANCE,
+    WIDE,
+    Cell,
+    arguments,
+    unchanged,
+)
 from .pools import Builder, read_jsonl, write_jsonl
 from .setting import Setting
 from .shapes import band_with_moments
@@ -285,14 +298,15 @@ class Bench:
         if kind in TARGETED:
             asked |= self._target(kind, told)
         law, runs = asked.pop("law", False), asked.pop("runs", False)
-        fitted = self._fitted(cell.drawn if cell.drawn in (*LIKENED, VARIANCE) else "") if law else self.folder
+        arm = MATCHED.get(cell.drawn, cell.drawn)
+        fitted = self._fitted(arm if arm in (*LIKENED, VARIANCE) else "") if law else self.folder
         out = self.folder / "draws" / cell.file.removesuffix(".json")
         ps.select(
-            self._scores_of(cell.drawn), budget=budget, out=out,
+            self._scores_of(arm), budget=budget, out=out,
             law=fitted / "law" / "law.json" if law else None,
             runs=sorted(fitted.glob("pilots*/runs.jsonl")) if runs else None,
             resamples=self.setting.resamples if runs else 0, seed=cell.seed, overwrite=True,
-            toward=self._toward(cell.drawn), **asked,
+            toward=self._toward(arm), **asked,
             **({"corpus": self.folder / "prepared", "target": self.valid_files} if cell.drawn == "dsir" else {}),
         )  # fmt: skip
         return read_selected(out), json.loads((out / "selection.json").read_text())

@@ -28,6 +28,8 @@ LIKENED |= {name + end: folder + end for name, folder in LIKENED.items() for end
 """Arms on levels of likeness to the valid text: their law has pilots of its own, in this folder of the pool."""
 TOWARD = ("auto+likeness", "run")
 """Of these, those whose allocation is hedged towards the mix of the valid text; the others keep to the pool's."""
+MATCHED = {"matched+likeness": "auto+likeness", "run-matched": "run"}
+"""Random text in the target's mix over the bins and levels of these arms, on their text: no pilots, no gate."""
 WORDS = ("dsir",)
 """Baselines that know the valid text's words, beside the band of the better half by likeness."""
 PROBED = ("learnable",)
@@ -123,7 +125,8 @@ def primary(pool: str, band: str) -> Iterator[Cell]:
 
 def likened(pool: str) -> Iterator[Cell]:
     """What `run` does where a target text is given."""
-    yield from (Cell("primary", pool, m, seed) for seed in range(HEADLINE_SEEDS) for m in ("auto+likeness", "run"))
+    arms = ("auto+likeness", "run", *MATCHED)
+    yield from (Cell("primary", pool, m, seed) for seed in range(HEADLINE_SEEDS) for m in arms)
 
 
 def sweep(pool: str, band: str) -> Iterator[Cell]:
@@ -178,6 +181,8 @@ def unchanged(method: str) -> str:
 def arguments(method: str) -> dict[str, Any]:
     """Arguments of `pplscape.select` for a method; `law` True: it needs the law, `runs` True: and the pilots."""
     method = method.removesuffix(ROUNDS).removesuffix(WIDE).removesuffix("+likeness")
+    if method in MATCHED:
+        return {"strategy": "matched", "law": True}
     if method == VARIANCE:
         return arguments("paper+maxent") | {"form": None}
     if method.startswith(BY_BYTE):

@@ -10,9 +10,11 @@ from typing import Any
 
 from pplscape.manifest import read_json
 
+from .cells import MATCHED
+
 FORWARD = 1 / 3
 """A token scored, in tokens trained: one forward pass of a forward and a backward twice as dear."""
-COSTED = ("run", "auto+likeness", "auto")
+COSTED = ("run", "auto+likeness", "auto", *MATCHED)
 
 
 def pilot_tokens(runs: Iterable[Mapping[str, Any]]) -> float:
@@ -36,7 +38,7 @@ def break_even(cost: float, factor: float) -> float | None:
 
 
 def costs(pool: Path, arms: Mapping[str, Mapping[str, Any]], folders: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """Of every arm of COSTED that has pilots: scoring and pilots in units of D.
+    """Of every arm of COSTED that has pilots, or needs none: scoring and pilots in units of D.
 
     `pool`: the pool's committed tables; `arms`: of the summary; `folders`: arm -> prefix of its pilots' table.
     """
@@ -44,10 +46,10 @@ def costs(pool: Path, arms: Mapping[str, Mapping[str, Any]], folders: Mapping[st
     for name in COSTED:
         prefix = f"{folders[name]}-" if name in folders else ""
         runs = pool / f"{prefix}pilots.jsonl"
-        if name in arms and runs.exists():
+        free = name in MATCHED
+        if name in arms and (free or runs.exists()):
             d = arms[name]["tokens"]
-            found[name] = {
-                "scoring": FORWARD * read_json(pool / "pool.json", "pool")["tokens"] / d,
-                "pilots": pilot_tokens(json.loads(line) for line in runs.read_text().splitlines()) / d,
-            }
+            trained = 0.0 if free else pilot_tokens(json.loads(line) for line in runs.read_text().splitlines())
+            scored = FORWARD * read_json(pool / "pool.json", "pool")["tokens"]
+            found[name] = {"scoring": scored / d, "pilots": trained / d}
     return found

@@ -12,26 +12,43 @@ from .statistics import paired
 if TYPE_CHECKING:
     from .analysis import Table
 
+COLOURS = {"run": "tab:red", "oracle": "tab:green"}
+"""What the product does from raw text, and text of the clean part alone."""
+
+FORMER = ("-doubt", "-raw", "-to-pool", "-all", "-split", "-rounds", "-wide")
+"""Ends of the names of arms that are not what the product does: earlier forms, and other plans of pilots."""
+REACH = 1.6
+"""The axis ends at so many times the largest gain on either side; means beyond are written at its edge."""
+
 
 def differences_figure(table: Table, path: Path) -> None:
-    """Every seed's difference to random, the mean and its t interval."""
+    """Every seed's difference to random, the mean and its t interval, of arms as they are now."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = [n for n in table.arms if n != "random" and table.differences(n, "random")]
-    names.sort(key=lambda n: float(np.mean(table.differences(n, "random"))), reverse=True)
-    figure, axes = plt.subplots(figsize=(7, 0.42 * len(names) + 1.2), layout="constrained")
+    found = {n: table.differences(n, "random") for n in table.arms if n != "random" and not n.endswith(FORMER)}
+    means = {n: float(np.mean(d)) for n, d in found.items() if d}
+    names = sorted(means, key=lambda n: means[n], reverse=True)
+    edge = REACH * max((abs(m) for m in means.values() if m < 0), default=max(means.values(), default=1.0))
+    figure, axes = plt.subplots(figsize=(7, 0.34 * len(names) + 1.1), layout="constrained")
     for y, name in enumerate(names):
-        d = table.differences(name, "random")
-        found = paired(d)
-        axes.plot(d, [y] * len(d), "o", ms=4, alpha=0.45, color="tab:green" if name == "oracle" else "tab:blue")
-        if found.t:
-            axes.plot(found.t, [y, y], "-", lw=2, color="black")
-        axes.plot(found.mean, y, "|", ms=14, mew=2, color="black")
+        colour = COLOURS.get(name, "tab:blue")
+        if means[name] > edge:
+            axes.text(0.98 * edge, y, f"{means[name]:+.2f} \u2192", ha="right", va="center", color=colour)
+            continue
+        d, t = found[name], paired(found[name]).t
+        axes.plot(d, [y] * len(d), "o", ms=4, alpha=0.45, color=colour, clip_on=False)
+        if t:
+            axes.plot(t, [y, y], "-", lw=2, color="black")
+        axes.plot(means[name], y, "|", ms=12, mew=2, color="black")
     axes.axvline(0, color="grey", lw=1)
+    axes.set_xlim(-edge, edge)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_yticks(range(len(names)), names)
+    for label in axes.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() in COLOURS else "normal")
     axes.set_xlabel("test loss − random, nats/token (points: seeds; bar: mean, 90 % t interval)")
     _save(figure, path)
 
@@ -50,7 +67,7 @@ def curve_figure(table: Table, path: Path) -> None:
         list(table.curve), [np.mean(list(v.values())) for v in table.curve.values()], "-", color="grey", label="random"
     )
     for name, rows in table.arms.items():
-        if name != "random":
+        if name != "random" and not name.endswith(FORMER):
             axes.plot(1, np.mean([r["loss_test"] for r in rows.values()]), "_", ms=16, mew=2, label=name)
     axes.set_xscale("log")
     axes.set_xticks(list(table.curve), [f"{s:g}" for s in table.curve])

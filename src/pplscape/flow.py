@@ -38,7 +38,7 @@ from pplscape.training.schedule import Recipe
 DEMO_MODEL = "demo"
 DEMO_FILE_BYTES, DEMO_BYTES_PER_TOKEN = 30_000, 8
 """Small files, so that the demo's pool holds many documents; enough bytes for its tokens, duplicates removed."""
-LAW_STRATEGIES = ("dos", "maxent", "allocate")
+LAW_STRATEGIES = ("dos", "maxent", "allocate", "matched")
 SCORES = {None: "scores", "likeness": "likened", "learnability": "probed"}
 """Folder of the scores that all later stages take, by the second axis."""
 LEAST_PER_CELL = 8

@@ -65,22 +65,40 @@ def expected(name, pool, budget, seed, options):
             position[rows] = (np.cumsum(length) - length + shift * length) / length.sum()
         order = np.argsort(position)
     elif name == "allocate":
-        return allocated(pool, budget, h, options)
+        unique = options.bins.tokens(pool.x, pool.length)
+        quota = solve(options.utility, unique, budget, options.max_epochs).tokens
+        return allocated(pool, budget, h, options, quota, options.utility.u > 0, options.max_epochs)
+    elif name == "matched":
+        quota = filled(np.asarray(options.toward), options.bins.tokens(pool.x, pool.length), budget)
+        return allocated(pool, budget, h, options, quota, quota > 0, 1.0)
     times[walk(order, pool.length, budget)] = 1
     return times
 
 
-def allocated(pool, budget, h, options):
+def filled(mix, unique, budget):
+    """In proportion to mix; what full bins cannot take goes to the others, again and again."""
+    quota = np.zeros(len(mix))
+    free = mix > 0
+    while free.any():
+        offered = (budget - quota[~free].sum()) * np.where(free, mix, 0) / mix[free].sum()
+        full = free & (offered > unique)
+        if not full.any():
+            return np.where(free, offered, quota)
+        quota[full] = unique[full]
+        free &= ~full
+    return quota
+
+
+def allocated(pool, budget, h, options, quota, helpful, max_epochs):
     bin_of, unique = options.bins.of(pool.x), options.bins.tokens(pool.x, pool.length)
-    quota = solve(options.utility, unique, budget, options.max_epochs).tokens
     epochs = np.floor(quota / unique + 1e-12).astype(int)
     times, first, later = epochs[bin_of], [], []
-    for b in np.flatnonzero(options.utility.u > 0):
+    for b in np.flatnonzero(helpful):
         rows = np.flatnonzero(bin_of == b)
         rows, left = rows[np.argsort(h[rows])], quota[b] - epochs[b] * unique[b]
         k = int(np.searchsorted(np.cumsum(pool.length[rows]), left + 1e-6, side="right"))
         times[rows[:k]] += 1
-        if epochs[b] < np.ceil(options.max_epochs):
+        if epochs[b] < np.ceil(max_epochs):
             below = left - pool.length[rows[:k]].sum()
             first.append((-below, rows[k : k + 1]))
             later.append((-below, rows[k + 1 : k + 256]))

@@ -17,6 +17,7 @@ SHAPE = moments(POOL.values("ppl"), (-np.inf, np.inf))
 OPTIONS = Options(
     band=(0.1, 0.9), target=Target(SHAPE.mean * 0.9, SHAPE.std * 0.9), bins=BINS,
     utility=Utility(np.array([1.0, 2, 3, 2, 1]), np.asarray(BINS.share), "saturating", 0.5, POOL.tokens / 4),
+    toward=np.array([0.1, 0.2, 0.3, 0.3, 0.1]),
 )  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def test_budget_is_exact_and_draws_repeat(name, share, seed):
 
 @pytest.mark.parametrize("name", [s for s in STRATEGIES if s not in BY_TEXT])
 def test_the_whole_pool(name):
-    options = Options(band=(0, 1), target=OPTIONS.target, bins=BINS, utility=OPTIONS.utility)
+    options = Options(band=(0, 1), target=OPTIONS.target, bins=BINS, utility=OPTIONS.utility, toward=OPTIONS.toward)
     assert draw(name, POOL, POOL.tokens, 0, options).times.tolist() == [1] * len(POOL)
 
 
@@ -87,5 +88,7 @@ def test_bad_requests():
         draw("dos", POOL, 1000, 0, Options(target=Target(3, None)))
     with pytest.raises(UserError, match="bin utilities"):
         draw("allocate", POOL, 1000, 0)
+    with pytest.raises(UserError, match="--toward with scored text of the target"):
+        draw("matched", POOL, 1000, 0, Options(bins=BINS))
     with pytest.raises(UserError, match="must not be 0"):
         draw("temperature", POOL, 1000, 0, Options(temperature=0))

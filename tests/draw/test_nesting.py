@@ -30,7 +30,7 @@ UTILITY = Utility(np.array([1.0, 2, 3, 2, -1]), np.asarray(BINS.share), "saturat
 def options(**asked):
     return Options(
         scale="nll", target=Target(3.1, 0.6), band=(0.05, 0.95), temperature=-0.6, bins=BINS, utility=UTILITY,
-        max_epochs=2.0, **asked,
+        max_epochs=2.0, toward=np.array([0.1, 0.2, 0.3, 0.3, 0.1]), **asked,
     )  # fmt: skip
 
 

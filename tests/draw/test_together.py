@@ -48,7 +48,8 @@ def options(**asked):
     bins = make_bins(POOL.x, POOL.length, 5)
     utility = Utility(np.array([1.0, 2, 3, 2, 1]), np.asarray(bins.share), "saturating", 0.5, POOL.tokens / 4)
     return Options(
-        scale="nll", target=Target(3.2, 0.7), band=(0.02, 0.98), temperature=-0.6, bins=bins, utility=utility, **asked
+        scale="nll", target=Target(3.2, 0.7), band=(0.02, 0.98), temperature=-0.6, bins=bins, utility=utility,
+        toward=np.array([0.1, 0.2, 0.3, 0.3, 0.1]), **asked,
     )  # fmt: skip
 
 

@@ -13,10 +13,11 @@ from pplscape.draw.census import Census
 from pplscape.draw.hedge import allocate
 from pplscape.draw.options import Options
 from pplscape.draw.pool import Draw, Pool
+from pplscape.draw.program import Allocation
 from pplscape.draw.rule import Mask, Rule, Times, interval
 from pplscape.draw.scores import Rows
 from pplscape.errors import UserError
-from pplscape.statistics import Bins
+from pplscape.statistics import Bins, Floats
 
 
 class Allocate(Rule):
@@ -29,29 +30,19 @@ class Allocate(Rule):
     """
 
     name = "allocate"
+    needs = "a law with bin utilities: pass --law of a fit with form utility"
 
     def __init__(self, census: Census, budget: int, seed: int, options: Options, width: float):
-        if options.utility is None or options.bins is None:
-            raise UserError("Strategy allocate needs a law with bin utilities: pass --law of a fit with form utility.")
+        if options.bins is None:
+            raise self.lacking()
         if options.max_epochs < 1:
             raise UserError(f"--max-epochs must be at least 1, not {options.max_epochs}.")
         self.budget, self.seed, self.bins, self.max_epochs = budget, seed, options.bins, options.max_epochs
         unique = census.bin_tokens(self.bins)
         given = options.before.bin_tokens if options.before else np.zeros(self.bins.n)
         self.hedge, self.toward = options.hedge or 0.0, options.toward
-        if self.hedge < 0:
-            raise UserError(f"--hedge must not be negative, not {self.hedge}: 0 is the law's own optimum.")
-        self.plan = allocate(
-            options.utility,
-            unique + given,
-            budget + given.sum(),
-            self.hedge,
-            options.max_epochs,
-            given,
-            options.toward,
-        )
-        quota = np.clip(self.plan.tokens - given, 0.0, options.max_epochs * unique)
-        self.helpful = (np.asarray(options.utility.u) > 0) | (self.hedge > 0)
+        self.plan = self.planned(options, unique, given, budget)
+        quota = np.clip(self.plan.tokens - given, 0.0, self.max_epochs * unique)
         share = np.divide(quota, unique, out=np.zeros_like(quota), where=unique > 0)
         self.epochs = np.floor(share + 1e-12).astype(np.int64)
         self.once_more = np.maximum(quota - self.epochs * unique, 0.0)
@@ -64,6 +55,26 @@ class Allocate(Rule):
             [interval(s, census, n, width) for s, n in zip(share - self.epochs, chunks, strict=True)]
         ).T
         self.low[~self.helpful] = self.high[~self.helpful] = -np.inf
+
+    def planned(self, options: Options, unique: Floats, given: Floats, budget: int) -> Allocation:
+        """Tokens per bin of all that is taken, `given` [K] included; says which bins are `helpful`. UserError where
+        `options` lack what decides it."""
+        if options.utility is None:
+            raise self.lacking()
+        if self.hedge < 0:
+            raise UserError(f"--hedge must not be negative, not {self.hedge}: 0 is the law's own optimum.")
+        self.helpful = (np.asarray(options.utility.u) > 0) | (self.hedge > 0)
+        total = budget + float(given.sum())
+        return allocate(
+            options.utility, unique + given, total, self.hedge, options.max_epochs, given, options.toward
+        )  # fmt: skip
+
+    def lacking(self) -> UserError:
+        return UserError(f"Strategy {self.name} needs {self.needs}.")
+
+    def solved(self) -> dict[str, float]:
+        """Of the program, for selection.json."""
+        return {"price": self.plan.price, "duality_gap": self.plan.gap, "hedge": self.hedge}
 
     def sides(self, rows: Rows) -> tuple[Times, Mask]:
         b = _bin(rows, self.bins)
@@ -104,10 +115,8 @@ class Allocate(Rule):
             times[fill(np.concatenate(candidates), near.length, rest)] += 1
         facts = {
             "allocation": self.plan.tokens.tolist(),
-            "price": self.plan.price,
-            "duality_gap": self.plan.gap,
+            **self.solved(),
             "unspent": self.budget - spent - int((times * near.length).sum()) if self.plan.unspent >= 1 else 0,
-            "hedge": self.hedge,
             "toward": None if self.toward is None else self.toward.tolist(),
             "max_epochs": self.max_epochs,
         }

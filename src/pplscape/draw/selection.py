@@ -116,6 +116,8 @@ class Selection:
         """What the law tells the strategy; `grow` says how many times smaller the pool is than the one it is asked
         about."""
         options = tell(strategy, round(budget * grow), self.options, self.judge.law, self.judge.form)
+        if strategy == "matched":
+            options = replace(options, toward=self.toward)
         if options.utility is not None:
             utility = replace(options.utility, unit=options.utility.unit / grow)
             options = replace(options, hedge=self.hedge, toward=self.toward, utility=utility)
@@ -133,9 +135,9 @@ class Selection:
     @cached_property
     def toward(self) -> Floats | None:
         """The target's share of every bin of the law, [K]; None where no target is known."""
-        if self.target is None or self.judge.law is None:
+        if self.target is None or not self.judge.has_bins:
             return None
-        bins = bins_of(entry_for("allocate", self.judge.law, self.judge.form))
+        bins = self.judge.frame.bins
         return target_mix(self.target, bins, self.census.bin_tokens(bins))
 
     def take(self, strategy: str) -> Taken:
@@ -189,9 +191,9 @@ class Selection:
 
     def _doubts_of_target(self, taken: Taken) -> list[str]:
         """What the target could not tell of an allocation that keeps to its mix."""
-        if self.target is None or not taken.draw.facts.get("toward") or self.judge.law is None:
+        if self.target is None or not taken.draw.facts.get("toward"):
             return []
-        bins = bins_of(entry_for("allocate", self.judge.law, self.judge.form))
+        bins = self.judge.frame.bins
         found, documents = [], self.target.document.max() + 1
         if documents < LEAST_DOCUMENTS:
             found.append(

@@ -12,6 +12,7 @@ from pplscape.draw.census import Census
 from pplscape.draw.dos import Dos
 from pplscape.draw.groups import in_groups
 from pplscape.draw.learnable import Learnable
+from pplscape.draw.matched import Matched
 from pplscape.draw.maxent import MaxEnt
 from pplscape.draw.options import Options
 from pplscape.draw.ordered import Band, Mid, high, low
@@ -35,6 +36,7 @@ STRATEGIES: dict[str, Strategy] = {
     "dos": Dos,
     "maxent": MaxEnt,
     "allocate": Allocate,
+    "matched": Matched,
 }
 BY_TEXT = ("unigram", "dsir")
 """They rank chunks by keys that are made of the corpus' text (see `draw/textual.py`)."""

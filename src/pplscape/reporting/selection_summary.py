@@ -84,6 +84,8 @@ def _target(facts: Facts) -> list[str]:
         mix = "the pool's mix" if draw.get("toward") is None else "the target text's mix"
         hedge = f", hedged with strength {draw['hedge']:g} towards {mix}" if draw.get("hedge") else ""
         found.append(f"Allocation{hedge}, solved to a relative duality gap of {draw['duality_gap']:.1e}.")
+    elif draw.get("toward") is not None:
+        found.append("Drawn in the target text's mix of bins, at random within a bin.")
     return [" ".join(found)] if found else []
 
 
