@@ -180,9 +180,9 @@ def unchanged(method: str) -> str:
 
 def arguments(method: str) -> dict[str, Any]:
     """Arguments of `pplscape.select` for a method; `law` True: it needs the law, `runs` True: and the pilots."""
-    method = method.removesuffix(ROUNDS).removesuffix(WIDE).removesuffix("+likeness")
     if method in MATCHED:
         return {"strategy": "matched", "law": True}
+    method = method.removesuffix(ROUNDS).removesuffix(WIDE).removesuffix("+likeness")
     if method == VARIANCE:
         return arguments("paper+maxent") | {"form": None}
     if method.startswith(BY_BYTE):

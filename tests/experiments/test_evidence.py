@@ -295,6 +295,7 @@ def test_every_method_of_the_plan_runs(
     assert len(rows) == len({c.name for c in wanted})
     failed = {r["method"]: r["reason"] for r in rows.values() if r["status"] != "ok"}
     assert all("law" in why or "optimum" in why for why in failed.values()), failed
+    assert not {"matched+likeness", "run-matched", "by-byte:0.2,0.7", "corner:0.3,0.15"} & set(failed), failed
     random_ = rows[Cell("primary", "pool-40", "random", 0).name]
     assert rows[replace(wanted[1], experiment="again").name]["same_as"] == random_["cell"]
     assert "loss_test" not in rows[choosing("pool-40")[0].name]
@@ -343,6 +344,7 @@ def test_names_of_methods() -> None:
     assert arguments("paper+dos") == {"strategy": "dos", "form": "paper", "law": True}
     assert arguments("band:0.2,0.7") == {"strategy": "band", "band": (0.2, 0.7)}
     assert arguments("oracle") == {"strategy": "random"}
+    assert arguments("matched+likeness") == arguments("run-matched") == {"strategy": "matched", "law": True}
     files = [c.file for c in plan("pool-30", "band:0.2,0.7")]
     assert len(files) == len(set(files))
 
