@@ -234,14 +234,18 @@ class Flow:
         """(strategy, form) to measure against random: the law's choice, also where the gate did not let it pass, so
         that the advice is measured, too; without one, the selection's own strategy or the middle of the landscape.
         """
-        chosen = read_json(self.out / "selection" / "selection.json", "select")
+        chosen = self.chosen
         if chosen["candidate"]:
             return chosen["candidate"], chosen["law"]["form"]
         return (chosen["used"] if chosen["used"] != "random" else "mid"), None
 
+    @cached_property
+    def chosen(self) -> dict[str, Any]:
+        return read_json(self.out / "selection" / "selection.json", "select")
+
     def strategies(self) -> list[str]:
-        """Random, the challenger, baselines."""
-        return list(dict.fromkeys(["random", self.challenger[0], *self.config.baselines]))
+        """Random, the challenger, what was selected, baselines."""
+        return list(dict.fromkeys(["random", self.challenger[0], self.chosen["used"], *self.config.baselines]))
 
     def _evaluate(self, model: str, label: str) -> Path:
         return evaluate(

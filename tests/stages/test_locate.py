@@ -162,6 +162,12 @@ def test_a_selection_keeps_to_the_targets_mix(world: dict[str, Path], tmp_path: 
         told[name] = read_json(chosen / "selection.json", "select")["draw"]["toward"]
         mix = "the pool's mix" if toward is None else "the target text's mix"
         assert f"hedged with strength 50 towards {mix}" in (chosen / "summary.md").read_text()
+    shut = select(
+        world["likened"], budget="25%", out=tmp_path / "auto", law=law, resamples=0, toward=world["located"]
+    )  # no resamples, no gate: the law's choice is not taken
+    assert read_json(shut / "selection.json", "select")["used"] == "matched"
+    theirs = [d.startswith("theirs") for d in _table(shut / "selected")["doc_id"].to_pylist()]
+    assert np.mean(theirs) < shares["pool"] / 2
     assert shares["pool"] > 0.2
     assert shares["target"] < shares["pool"] / 2
     assert told["pool"] is None

@@ -167,6 +167,33 @@ def test_auto_stays_random_in_a_flat_world(scores: Path, fitted: dict[str, Path]
     )
 
 
+@pytest.mark.parametrize(("documents", "used"), [(40, "matched"), (3, "random")])
+def test_a_shut_gate_leaves_the_targets_mix(
+    scores: Path, fitted: dict[str, Path], tmp_path: Path, documents: int, used: str
+) -> None:
+    """A target without the noise of the pool's upper bins; three documents do not tell where they lie."""
+    table = scores_table(4000, seed=9)
+    x = table["nll_sum"].to_numpy() / table["n_tokens"].to_numpy()
+    inside = table.filter(pa.array(x < np.quantile(x, 0.8)))
+    named = inside["doc_id"].to_pylist()
+    few = set(sorted(set(named))[:documents])
+    target = write_scores(tmp_path / "target", inside.filter(pa.array([d in few for d in named])))
+    flat = {"law": fitted["flat utility"], "runs": fitted["flat runs"]}
+    found = run(scores, tmp_path / "o", toward=target, **flat)
+    assert (found["used"], found["candidate"], found["gate"]["passes"]) == (used, "allocate", False)
+    assert any("random text in the target's mix" in w for w in found["warnings"]) == (used == "matched")
+    noisy = found["bin_tokens"][4] / found["tokens"]
+    if used == "matched":
+        assert noisy < 0.05
+        assert found["candidate_predicted"] is not None
+        assert "target text's mix" in (tmp_path / "o" / "summary.md").read_text()
+    else:
+        assert noisy == pytest.approx(0.2, abs=0.05)
+        assert any("too few to say where it lies" in w for w in found["warnings"])
+    good = run(scores, tmp_path / "g", toward=target, law=fitted["good utility"], runs=fitted["good runs"])
+    assert (good["used"], good["gate"]["passes"]) == ("allocate", True)
+
+
 def test_losses_come_from_the_law_that_was_chosen(scores: Path, fitted: dict[str, Path], tmp_path: Path) -> None:
     """Another form may decide, by `auto` or by name; what a reader is told is the chosen law's."""
     law = Law.from_json(fitted["good utility"])

@@ -57,20 +57,25 @@ def _end(report: Path, out: Path) -> None:
 
 
 def _advice(out: Path) -> str | None:
-    """What to do when the measured choice of the law beat random, but the selection on disk is the gate's random."""
+    """What to do when the measured choice of the law beat random, but the selection on disk is what the gate left."""
     from pplscape.flow import SCORES
     from pplscape.manifest import read_json
+    from pplscape.reporting.verdict import best_rival
 
     chosen = read_json(out / "selection" / "selection.json", "select")
-    light = read_json(out / "comparison" / "comparison.json", "compare")["verdict"]["light"]
-    if light != "worth it" or chosen["used"] != "random" or not chosen["candidate"]:
+    compared = read_json(out / "comparison" / "comparison.json", "compare")
+    best = best_rival(compared)
+    if compared["verdict"]["light"] != "worth it" or chosen["used"] == chosen["candidate"]:
+        return None
+    if best is None or best["strategy"] != chosen["candidate"]:
         return None
     scores = out / SCORES[read_json(out / "landscape" / "landscape.json", "landscape")["bins"].get("axis")]
     command = f"pplscape select {scores} --strategy {chosen['candidate']} --form {chosen['law']['form']}"
     command += f" --budget {chosen['budget']} --law {out / 'law' / 'law.json'} --corpus {out / 'prepared'}"
     if target := next((out / name for name in ("located", "target") if (out / name).exists()), None):
         command += f" --toward {target}"
-    return f"The gate advised random, but the measured choice was better. To write it out:\n  {command} --out SUBSET"
+    left = f"The gate left {chosen['used']}, but the measured choice of the law was better."
+    return f"{left} To write it out:\n  {command} --out SUBSET"
 
 
 @app.command()

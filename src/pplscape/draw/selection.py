@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # laws need scipy, half a second that a draw without a law ne
     from pplscape.laws.law import Law
 
 BINS_WITHOUT_LAW = 10
+SAME_MIX = 1e-6
+"""Difference in every bin's share up to which a target's mix is the pool's."""
 ANOTHER_POOL = 0.05
 """Share of tokens in other bins than when the law was fitted above which we say so."""
 
@@ -73,24 +75,26 @@ class Selection:
         """Content of selection.json and the draw it describes."""
         law, warnings = self.judge.law, list(self.judge.warnings)
         entry = law.alternative(self.judge.form) if law and self.judge.form else law
-        wanted = strategy if strategy != "auto" else (candidate(entry) if entry else None) or "random"
+        wanted = strategy if strategy != "auto" else (candidate(entry) if entry else None) or self.without_law
         drawn = chosen = self.take(wanted)
         view = seen = self.outlook(wanted, drawn)
         gate = view.gate if view and self._has_gate(strategy, wanted) else None
         used = wanted
         if strategy == "auto" and law is None:
             warnings.append("Without a law nothing is known of what helps: auto is random. Pass --law.")
-        if strategy == "auto" and wanted != "random" and not (gate and gate.passes):
-            used, chosen = "random", self.take("random")
-            seen = self.outlook("random", chosen)
+        if strategy == "auto" and wanted != self.without_law and not (gate and gate.passes):
+            used, chosen = self.without_law, self.take(self.without_law)
+            seen = self.outlook(used, chosen)
             warnings.append(f"The law's choice ({wanted}) was not taken: {gate.reason if gate else 'it is empty.'}")
         elif gate and gate.resamples and not gate.passes:
             warnings.append(f"The gain over random is not certain: {gate.reason}")
+        if strategy == "auto" and used == "matched":
+            warnings.append("No law decided this: it is random text in the target's mix.")
         told = chosen.draw.facts
         content = {
             "strategy": strategy,
             "used": used,
-            "candidate": wanted if strategy == "auto" and wanted != "random" else None,
+            "candidate": wanted if strategy == "auto" and wanted != self.without_law else None,
             "budget": self.budget,
             "unit": "chunk" if self.documents is None else "document",
             **facts(self.census, self.judge.frame, chosen.tally),
@@ -110,7 +114,16 @@ class Selection:
     def _has_gate(self, strategy: str, wanted: str) -> bool:
         """Random needs none; a strategy asked for by name has one only if there are pilots to judge by."""
         asked = strategy == "auto" or (self.judge.oracle is not None and self.judge.oracle.resampled is not None)
-        return asked and wanted not in ("random", "full")
+        return asked and wanted not in ("random", "full") and (strategy != "auto" or wanted != self.without_law)
+
+    @cached_property
+    def without_law(self) -> str:
+        """What `auto` takes where no law has a choice, or the gate is shut: random text, in the target's mix if a
+        target is known and says anything (it may have too few documents, or lie as the pool does)."""
+        if self.toward is None:
+            return "random"
+        pool = self.census.bin_tokens(self.judge.frame.bins) / self.census.total
+        return "random" if np.allclose(self.toward, pool, rtol=0, atol=SAME_MIX) else "matched"
 
     def told(self, strategy: str, budget: int, grow: float = 1.0) -> Options:
         """What the law tells the strategy; `grow` says how many times smaller the pool is than the one it is asked
@@ -189,9 +202,9 @@ class Selection:
                 found.append((spent, grow * _spent(other, tally, fewer)))
         return found
 
-    def _doubts_of_target(self, taken: Taken) -> list[str]:
-        """What the target could not tell of an allocation that keeps to its mix."""
-        if self.target is None or not taken.draw.facts.get("toward"):
+    def _doubts_of_target(self) -> list[str]:
+        """What the target could not tell of its mix."""
+        if self.target is None or not self.judge.has_bins:
             return []
         bins = self.judge.frame.bins
         found, documents = [], self.target.document.max() + 1
@@ -208,7 +221,7 @@ class Selection:
 
     def notes(self, taken: Taken) -> list[str]:
         """Warnings about a draw, in words."""
-        found, told = self._doubts_of_target(taken), taken.draw.facts
+        found, told = self._doubts_of_target(), taken.draw.facts
         lost = taken.rejected.total()
         if lost:
             found.append(f"{lost} scored chunks were left out: their score is not a number or they hold no token.")

@@ -86,6 +86,8 @@ def _light(run: RunFolder) -> tuple[str | None, str, bool]:
             f"{text} {_reason(gate)} No arm has been trained yet, so this is a prediction.".strip(),
             False,
         )
+    if run.selection["used"] == "matched":
+        text += " What was selected is random text in the target's mix, which no pilot decides."
     untold = gate.get("p10") is None or random_trunks(run) < LEAST_SEEDS
     light = "not enough pilots" if untold else "inside the noise"
     return light, f"{text} {_reason(gate)} No arm has been trained yet, so this is a prediction.".strip(), False
@@ -120,7 +122,7 @@ def _measured_sentence(comparison: Facts) -> str:
 
 
 def advised(selection: Facts | None) -> Facts:
-    """What the law expects of its own choice, also where the gate kept `auto` at random; empty without a law."""
+    """What the law expects of its own choice, also where the gate kept `auto` from it; empty without a law."""
     selection = selection or {}
     return selection.get("candidate_predicted") or selection.get("predicted") or {}
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pplscape.runs import RunTable
     from pplscape.stages.fit import Tables
 
-VERSION = 9
+VERSION = 10
 EXPORT = "export"
 """Folder of an export that is made at once; a stage folder of its own."""
 
