@@ -1,4 +1,5 @@
-"""F5 and F6: the same arms on pools with more and more dirt, and with a larger model."""
+"""F5 and F6: the same arms on pools with more and more dirt, and with a larger model; and what the law adds to the mix
+of the target on each pool."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .cells import LARGER
+from .cells import LARGER, MATCHED
 from .contrasts import by_seed, shown
 from .statistics import paired
 from .words import interval_text, table_text
@@ -87,3 +88,32 @@ def transferred_text(found: Mapping[str, Any]) -> str:
         f"{rank}Below random with the larger model (p < 0.05): {told}. Random ends at {found['random']:.4f} there.\n\n"
         f"{table_text(head, rows)}"
     )
+
+
+def law_beyond_mix(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What random text in the target's mix gains, and what the law adds to it: paired by seed, a row a pool and arm."""
+    primary = [r for r in rows if r["status"] == "ok" and r["experiment"] == "primary" and r["size"] == 1]
+    found = []
+    for pool in sorted({r["pool"] for r in primary}, key=dirt_of):
+        losses = by_seed(r for r in primary if r["pool"] == pool)
+        for matched, arm in MATCHED.items():
+            told = {}
+            for name, a, b in (("mix", matched, "random"), ("law", arm, matched)):
+                seeds = sorted(set(losses.get(a, {})) & set(losses.get(b, {})))
+                told[name] = vars(paired([losses[a][s] - losses[b][s] for s in seeds])) if seeds else None
+            if told["mix"]:
+                found.append({"pool": pool, "arm": arm, **told})
+    return found
+
+
+def law_beyond_mix_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """One line a pool and arm; the seeds are those of the differences."""
+    head = ("dirt", "bins and text of", "seeds", "mix − random [t, 90 %]", "seeds", "law − mix [t, 90 %]")
+    rows = [
+        (
+            f"{dirt_of(f['pool']):.0%}", f"`{f['arm']}`", f["mix"]["n"], interval_text(f["mix"]),
+            f["law"]["n"] if f["law"] else "–", interval_text(f["law"]),
+        )
+        for f in found
+    ]  # fmt: skip
+    return table_text(head, rows) if rows else "Not run yet."

@@ -21,7 +21,7 @@ import pyarrow.csv
 from pplscape.manifest import write_atomic
 
 from . import predictions
-from .across import dose, dose_text, transferred, transferred_text
+from .across import dose, dose_text, law_beyond_mix, law_beyond_mix_table, transferred, transferred_text
 from .cells import BANDS, CHOOSE, LARGER, LIKENED, REPLAY, SIMPLE, SWEEP_SEEDS, chosen_band, plan
 from .contrasts import changed_draws, interaction, moved_optimum
 from .costs import costs
@@ -358,6 +358,7 @@ def analyse(results: Path, domain: str, page: Path = ROOT / "docs" / "results.md
         for name, draw in figures:
             draw(table, ROOT / "docs" / "images" / f"evidence-{key}-{name}.png")
     text = fill(text, f"{domain}-dose", dose_text(dose(rows)))
+    text = fill(text, f"{domain}-mix", law_beyond_mix_table(law_beyond_mix(rows)))
     write_atomic(results / domain / "summary.json", (json.dumps(summaries, indent=1) + "\n").encode())
     if text:
         write_atomic(page, text.encode())

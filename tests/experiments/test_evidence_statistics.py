@@ -592,6 +592,21 @@ def test_dose_goes_from_pool_to_pool() -> None:
     assert dose_text(dose(at_dirt("pool-00", 4.0))) == "Not run yet."
 
 
+def test_what_the_law_adds_is_what_its_arm_gains_over_the_mix() -> None:
+    """Random 4.1, mix 4.0, law 3.95; of the clean pool no law's arm is there."""
+    there = [
+        *at_dirt("pool-30", 4.1), *at_dirt("pool-30", 4.0, "run-matched"), *at_dirt("pool-30", 3.95, "run", seeds=2),
+        *at_dirt("pool-00", 4.0), *at_dirt("pool-00", 4.0, "matched+likeness"),
+    ]  # fmt: skip
+    clean, dirty = law_beyond_mix(there)
+    assert (clean["pool"], clean["arm"], clean["law"]) == ("pool-00", "auto+likeness", None)
+    assert (dirty["mix"]["n"], dirty["law"]["n"]) == (3, 2)
+    assert dirty["mix"]["mean"] == pytest.approx(-0.1)
+    assert dirty["law"]["mean"] == pytest.approx(-0.05)
+    assert "| 30% | `run` | 3 |" in law_beyond_mix_table([clean, dirty])
+    assert law_beyond_mix_table([]) == "Not run yet."
+
+
 def test_a_ranking_that_transfers() -> None:
     """The larger model halves every gain: the ranks are the same, and only gains beyond its noise are called so."""
     gains = {"random": 0.0, "run": 0.1, "oracle": 0.06, "low": -0.2, "mid": 1e-5}
