@@ -12,7 +12,14 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
-from evidence.across import dose, dose_text, transferred, transferred_text
+from evidence.across import (
+    dose,
+    dose_text,
+    law_beyond_mix,
+    law_beyond_mix_table,
+    transferred,
+    transferred_text,
+)
 from evidence.analysis import Table, fill, regret, summarise
 from evidence.cells import (
     BANDS,
