@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pplscape.config import load_config
+from pplscape.config import load_config, parse_config
 from pplscape.errors import UserError
 
 TEXT = "model: demo\ncorpus: [a.jsonl]\nbudget: 10%\npilots: {tokens: 1e6}\n"
@@ -59,3 +59,10 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text("model: !!python/object/apply:os.system [echo]")
     with pytest.raises(UserError, match="not valid YAML"):
         load_config(tmp_path / "evil.yaml")
+
+
+def test_a_draw_towards_a_target_needs_one() -> None:
+    plain = {"model": "m", "corpus": ["c.jsonl"], "budget": "10%", "baselines": ["matched"]}
+    with pytest.raises(UserError, match="give it as heldout"):
+        parse_config(plain, "here")
+    assert parse_config({**plain, "heldout": ["wanted.jsonl"]}, "here").baselines == ["matched"]

@@ -47,7 +47,7 @@ def dose_text(found: Mapping[str, Any]) -> str:
     ways = [shown(step) for step in found["steps"].values()]
     verdict = (
         "Every step in dirt raises random's loss"
-        if all(w > 0 for w in ways)
+        if ways and all(w > 0 for w in ways)
         else "Not every step in dirt is shown to raise random's loss"
     )
     steps = "; ".join(f"{name}: {interval_text(step)}" for name, step in found["steps"].items())
@@ -80,12 +80,14 @@ def transferred_text(found: Mapping[str, Any]) -> str:
         return "Not run yet."
     methods = sorted(found["methods"].items(), key=lambda item: item[1]["base"]["mean"])
     better = [m for m, f in methods if shown(f["larger"]) < 0]
-    rank = f"Spearman correlation of the arms' means, random among them, {found['rank']:.2f}. " if found["rank"] else ""
+    known = found["rank"] is not None and np.isfinite(found["rank"])
+    rank = f"Spearman correlation of the arms' means, random among them, {found['rank']:.2f}. " if known else ""
     told = ", ".join(f"`{m}`" for m in better) or "none"
     rows = [(m, f["larger"]["n"], interval_text(f["base"]), interval_text(f["larger"])) for m, f in methods]
     head = ("arm", "seeds", "base − random [t, 90 %]", "larger − random [t, 90 %]")
     return (
-        f"{rank}Below random with the larger model (p < 0.05): {told}. Random ends at {found['random']:.4f} there.\n\n"
+        f"{rank}Below random with the larger model (p < 0.05 each, not adjusted for their number): {told}. "
+        f"Random ends at {found['random']:.4f} there.\n\n"
         f"{table_text(head, rows)}"
     )
 
@@ -101,8 +103,11 @@ def law_beyond_mix(rows: Sequence[Row]) -> list[dict[str, Any]]:
             for name, a, b in (("mix", matched, "random"), ("law", arm, matched)):
                 seeds = sorted(set(losses.get(a, {})) & set(losses.get(b, {})))
                 told[name] = vars(paired([losses[a][s] - losses[b][s] for s in seeds])) if seeds else None
+            shut = all(
+                r.get("used") in ("random", "matched") for r in primary if (r["pool"], r["method"]) == (pool, arm)
+            )
             if told["mix"]:
-                found.append({"pool": pool, "arm": arm, **told})
+                found.append({"pool": pool, "arm": arm, **told, "shut": bool(told["law"]) and shut})
     return found
 
 
@@ -112,7 +117,7 @@ def law_beyond_mix_table(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             f"{dirt_of(f['pool']):.0%}", f"`{f['arm']}`", f["mix"]["n"], interval_text(f["mix"]),
-            f["law"]["n"] if f["law"] else "–", interval_text(f["law"]),
+            f["law"]["n"] if f["law"] else "–", "gate shut" if f["shut"] else interval_text(f["law"]),
         )
         for f in found
     ]  # fmt: skip

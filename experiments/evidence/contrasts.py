@@ -15,6 +15,8 @@ from .words import interval_text, p_text
 
 Row = dict[str, Any]
 REJECT = 0.05
+FEWEST_LEVELS = 6
+"""Of F3: a parabola through the inner ones is then a fit."""
 
 
 def by_seed(rows: Iterable[Row], key: str = "loss_test") -> dict[str, dict[int, float]]:
@@ -48,10 +50,13 @@ def interaction(rows: Iterable[Row]) -> dict[str, Any] | None:
 
 
 def vertex(mean: Floats, loss: Floats) -> float | None:
-    """Where the parabola through losses [levels] is lowest; None if it is not a bowl. The two ends are left out: losses
-    rise there much faster than any parabola."""
+    """Where the parabola through losses [levels] is lowest; None if it is not a bowl, or not lowest among the levels.
+
+    The two ends are left out: losses rise there much faster than any parabola.
+    """
     bend, slope = np.polyfit(mean[1:-1], loss[1:-1], 2)[:2]
-    return float(-slope / (2 * bend)) if bend > 0 else None
+    place = -slope / (2 * bend) if bend > 0 else np.nan
+    return float(place) if mean[0] < place < mean[-1] else None
 
 
 def moved_optimum(small: Iterable[Row], large: Iterable[Row]) -> dict[str, Any] | None:
@@ -59,12 +64,14 @@ def moved_optimum(small: Iterable[Row], large: Iterable[Row]) -> dict[str, Any] 
     tables = {name: list(rows) for name, rows in (("small", small), ("large", large))}
     found: dict[str, dict[int, float]] = {}
     best: dict[str, str] = {}
+    complete: list[set[int]] = []
     for name, rows in tables.items():
         losses, means = by_seed(rows), by_seed(rows, "nll_mean")
-        if len(losses) < 5:
+        if len(losses) < FEWEST_LEVELS or set(losses) != {r["method"] for r in tables["large"]}:
             return None
         levels = sorted(losses, key=lambda m: float(m.partition(":")[2]))
         seeds = set.intersection(*(set(losses[m]) for m in levels))
+        complete.append(seeds)
         places = {s: [np.array([t[m][s] for m in levels]) for t in (means, losses)] for s in seeds}
         found[name] = {s: v for s, (x, y) in places.items() if (v := vertex(x, y)) is not None}
         best[name] = min(levels, key=lambda m: float(np.mean(list(losses[m].values())))).partition(":")[2]
@@ -72,7 +79,10 @@ def moved_optimum(small: Iterable[Row], large: Iterable[Row]) -> dict[str, Any] 
     if not seeds:
         return None
     moved = paired([found["large"][s] - found["small"][s] for s in seeds])
-    return {"best": best, "moved": vars(moved)} | {n: float(np.mean([v[s] for s in seeds])) for n, v in found.items()}
+    left = len(set.intersection(*complete)) - len(seeds)
+    return {"best": best, "moved": vars(moved), "left_out": left} | {
+        n: float(np.mean([v[s] for s in seeds])) for n, v in found.items()
+    }
 
 
 def changed_draws(rows: Iterable[Row], arms: Mapping[str, Mapping[int, Row]]) -> dict[str, Any]:
@@ -120,7 +130,7 @@ def of_optimum(found: Mapping[str, Any]) -> str:
     return (
         f"The optimum {how} with D: from a quarter of D to D the best mean of log-perplexity goes from "
         f"{found['small']:.3f} to {found['large']:.3f} nats (moved by {interval_text(moved)}; the best levels are the "
-        f"quantiles {best['small']} and {best['large']})."
+        f"quantiles {best['small']} and {best['large']}; {found['left_out']} seeds without a bowl left out)."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pplscape.errors import UserError
 from pplscape.training.schedule import Recipe
@@ -119,6 +119,12 @@ class RunConfig(_Strict):
         if unknown := {value} - allowed if isinstance(value, str) else set(value) - allowed:
             raise ValueError(f"unknown strategy {', '.join(sorted(unknown))}; choose from {', '.join(sorted(allowed))}")
         return value
+
+    @model_validator(mode="after")
+    def _has_target(self) -> RunConfig:
+        if "matched" in (self.strategy, *self.baselines) and not self.heldout:
+            raise ValueError("strategy matched draws in the mix of a target text; give it as heldout")
+        return self
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -244,8 +244,10 @@ class Flow:
         return read_json(self.out / "selection" / "selection.json", "select")
 
     def strategies(self) -> list[str]:
-        """Random, the challenger, what was selected, baselines."""
-        return list(dict.fromkeys(["random", self.challenger[0], self.chosen["used"], *self.config.baselines]))
+        """Random, what was selected (the first rival: the verdict is about it), the challenger, baselines."""
+        chosen = self.chosen
+        first = [chosen["used"]] if chosen["used"] != chosen["candidate"] else []
+        return list(dict.fromkeys(["random", *first, self.challenger[0], *self.config.baselines]))
 
     def _evaluate(self, model: str, label: str) -> Path:
         return evaluate(

@@ -561,6 +561,8 @@ def test_an_optimum_that_moves_is_seen_to() -> None:
     assert still is not None
     assert "is not shown to move" in verdicts({"F3": still})["F3"]
     assert vertex(np.arange(7.0), -((np.arange(7.0) - 3) ** 2)) is None  # no bowl, no vertex
+    assert vertex(np.arange(7.0), (np.arange(7.0) - 40) ** 2) is None  # lowest far from every level
+    assert moved_optimum(bowl(0.4)[:12], bowl(0.6)) is None  # other levels
 
 
 def test_changed_draws_are_held_against_the_arm_they_change() -> None:
@@ -594,6 +596,8 @@ def test_dose_goes_from_pool_to_pool() -> None:
     assert list(found["steps"]) == ["pool-00 to pool-30", "pool-30 to pool-60"]
     assert found["steps"]["pool-30 to pool-60"]["mean"] == pytest.approx(0.2, abs=1e-3)
     assert "Every step in dirt raises" in dose_text(found)
+    apart = [r | {"seed": r["seed"] + 10} for r in at_dirt("pool-30", 3.9)]
+    assert "Not every step" in dose_text(dose(at_dirt("pool-00", 4.0) + apart))  # no seed in common: no step
     falling = dose(at_dirt("pool-00", 4.0) + at_dirt("pool-30", 3.9))
     assert "Not every step" in dose_text(falling)
     assert dose_text(dose(at_dirt("pool-00", 4.0))) == "Not run yet."
@@ -611,6 +615,9 @@ def test_what_the_law_adds_is_what_its_arm_gains_over_the_mix() -> None:
     assert dirty["mix"]["mean"] == pytest.approx(-0.1)
     assert dirty["law"]["mean"] == pytest.approx(-0.05)
     assert "| 30% | `run` | 3 |" in law_beyond_mix_table([clean, dirty])
+    closed = [r | {"used": "matched"} for r in at_dirt("pool-30", 4.0, "run")]
+    (same,) = law_beyond_mix([*at_dirt("pool-30", 4.1), *at_dirt("pool-30", 4.0, "run-matched"), *closed])
+    assert "gate shut" in law_beyond_mix_table([same])  # not a law that adds nothing
     assert law_beyond_mix_table([]) == "Not run yet."
 
 

@@ -194,6 +194,26 @@ def test_a_shut_gate_leaves_the_targets_mix(
     assert (good["used"], good["gate"]["passes"]) == ("allocate", True)
 
 
+def test_a_target_drawn_as_the_pool_is_leaves_nearly_random_text(
+    scores: Path, fitted: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its mix differs from the pool's by chance alone: by a few per cent of the tokens, of any bin."""
+    target = write_scores(tmp_path / "target", scores_table(1500, seed=11))
+    found = run(scores, tmp_path / "o", toward=target, law=fitted["flat utility"], runs=fitted["flat runs"])
+    share = np.array(found["bin_tokens"]) / found["tokens"]
+    pool = np.array(found["pool_bin_tokens"]) / found["pool_tokens"]
+    assert 0.5 * np.abs(share - pool).sum() < 0.06
+    assert not any("utility decided" in w for w in found["warnings"])
+
+
+def test_whole_documents_know_no_mix(scores: Path, fitted: dict[str, Path], tmp_path: Path) -> None:
+    target = write_scores(tmp_path / "target", scores_table(1500, seed=11))
+    flat = {"law": fitted["flat utility"], "runs": fitted["flat runs"], "whole_documents": True}
+    assert run(scores, tmp_path / "o", toward=target, **flat)["used"] == "random"
+    with pytest.raises(UserError, match="cannot take whole documents"):
+        run(scores, tmp_path / "m", toward=target, strategy="matched", **flat)
+
+
 def test_losses_come_from_the_law_that_was_chosen(scores: Path, fitted: dict[str, Path], tmp_path: Path) -> None:
     """Another form may decide, by `auto` or by name; what a reader is told is the chosen law's."""
     law = Law.from_json(fitted["good utility"])

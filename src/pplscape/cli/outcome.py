@@ -50,8 +50,8 @@ def select(
     strategy: Annotated[
         str,
         typer.Option(
-            help="auto, full, random, stratified, low, mid, high, band, temperature, unigram, dsir, dos, maxent or "
-            "allocate."
+            help="auto, full, random, stratified, low, mid, high, band, temperature, unigram, dsir, dos, maxent, "
+            "allocate or matched."
         ),
     ] = "auto",
     law: Annotated[Path | None, typer.Option(help="law.json")] = None,
@@ -72,7 +72,8 @@ def select(
         typer.Option(help="How much allocate keeps to a mix, 0: not; default: 0.4, with --toward 0.6, more in doubt."),
     ] = None,
     toward: Annotated[
-        Path | None, typer.Option(help="Scores of a target text, whose mix that is; default: the pool's mix.")
+        Path | None,
+        typer.Option(help="Scores of a target text, whose mix that is, and that of matched; default: the pool's."),
     ] = None,
     dos_spread: Annotated[Literal["var", "std"], typer.Option(help="What dos compares with the target's.")] = "var",
     dos_weights: Annotated[str | None, typer.Option(help="MU,S of dos; default: both in standard errors.")] = None,

@@ -60,22 +60,22 @@ def _advice(out: Path) -> str | None:
     """What to do when the measured choice of the law beat random, but the selection on disk is what the gate left."""
     from pplscape.flow import SCORES
     from pplscape.manifest import read_json
-    from pplscape.reporting.verdict import best_rival
 
     chosen = read_json(out / "selection" / "selection.json", "select")
     compared = read_json(out / "comparison" / "comparison.json", "compare")
-    best = best_rival(compared)
-    if compared["verdict"]["light"] != "worth it" or chosen["used"] == chosen["candidate"]:
+    measured = {s["strategy"]: s["difference"] for s in compared["strategies"] if s["difference"]}
+    law, left = measured.get(chosen["candidate"]), measured.get(chosen["used"])
+    if law is None or chosen["used"] == chosen["candidate"] or law["high"] is None or law["high"] >= 0:
         return None
-    if best is None or best["strategy"] != chosen["candidate"]:
+    if left is not None and left["mean"] <= law["mean"]:
         return None
     scores = out / SCORES[read_json(out / "landscape" / "landscape.json", "landscape")["bins"].get("axis")]
     command = f"pplscape select {scores} --strategy {chosen['candidate']} --form {chosen['law']['form']}"
     command += f" --budget {chosen['budget']} --law {out / 'law' / 'law.json'} --corpus {out / 'prepared'}"
     if target := next((out / name for name in ("located", "target") if (out / name).exists()), None):
         command += f" --toward {target}"
-    left = f"The gate left {chosen['used']}, but the measured choice of the law was better."
-    return f"{left} To write it out:\n  {command} --out SUBSET"
+    said = f"The gate left {chosen['used']}, but the law's choice was measured below random, and lower than it."
+    return f"{said} To write it out:\n  {command} --out SUBSET"
 
 
 @app.command()

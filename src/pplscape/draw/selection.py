@@ -107,7 +107,7 @@ class Selection:
             "budget_curve": view.curve if view else None,
             "budget_curve_of": wanted if view else None,
             "samples": samples(chosen.sample, chosen.sample_times, self.judge.frame.bins, self.seed),
-            "warnings": warnings + self.notes(chosen) + _who_predicts(view),
+            "warnings": warnings + self.notes(chosen, used) + (_who_predicts(view) if used == wanted else []),
         }
         return content, chosen
 
@@ -119,8 +119,8 @@ class Selection:
     @cached_property
     def without_law(self) -> str:
         """What `auto` takes where no law has a choice, or the gate is shut: random text, in the target's mix if a
-        target is known and says anything (it may have too few documents, or lie as the pool does)."""
-        if self.toward is None:
+        target of enough documents is known. Not of whole documents: the mix is one of chunks."""
+        if self.toward is None or self.documents is not None:
             return "random"
         pool = self.census.bin_tokens(self.judge.frame.bins) / self.census.total
         return "random" if np.allclose(self.toward, pool, rtol=0, atol=SAME_MIX) else "matched"
@@ -171,8 +171,8 @@ class Selection:
         oracle, judge = self.judge.oracle, self.judge
         if oracle is None or not taken.tally.chunks:
             return None
-        if strategy in ("random", "full"):
-            oracle = replace(oracle, resampled=None)  # its gain over random is zero, whatever the law
+        if strategy in ("random", "full", self.without_law):
+            oracle = replace(oracle, resampled=None)  # no gate decides them
         whole = whole_pool(self.census, judge.frame, judge.has_bins, judge.n_params)
         curve = self.curve(strategy, taken) if strategy != "full" else []
         spent = _spent(taken.draw, taken.tally, self.budget)
@@ -202,9 +202,9 @@ class Selection:
                 found.append((spent, grow * _spent(other, tally, fewer)))
         return found
 
-    def _doubts_of_target(self) -> list[str]:
-        """What the target could not tell of its mix."""
-        if self.target is None or not self.judge.has_bins:
+    def _doubts_of_target(self, kept_to: bool) -> list[str]:
+        """What the target could not tell of its mix, where a draw keeps to it or would have."""
+        if self.target is None or not self.judge.has_bins or not kept_to:
             return []
         bins = self.judge.frame.bins
         found, documents = [], self.target.document.max() + 1
@@ -219,9 +219,9 @@ class Selection:
             )
         return found
 
-    def notes(self, taken: Taken) -> list[str]:
-        """Warnings about a draw, in words."""
-        found, told = self._doubts_of_target(), taken.draw.facts
+    def notes(self, taken: Taken, used: str) -> list[str]:
+        """Warnings about a draw of the strategy `used`, in words."""
+        found, told = self._doubts_of_target(used in ("allocate", "matched", self.without_law)), taken.draw.facts
         lost = taken.rejected.total()
         if lost:
             found.append(f"{lost} scored chunks were left out: their score is not a number or they hold no token.")

@@ -87,7 +87,7 @@ def _light(run: RunFolder) -> tuple[str | None, str, bool]:
             False,
         )
     if run.selection["used"] == "matched":
-        text += " What was selected is random text in the target's mix, which no pilot decides."
+        text += " Instead of the law's choice random text in the target's mix was selected."
     untold = gate.get("p10") is None or random_trunks(run) < LEAST_SEEDS
     light = "not enough pilots" if untold else "inside the noise"
     return light, f"{text} {_reason(gate)} No arm has been trained yet, so this is a prediction.".strip(), False
@@ -104,8 +104,7 @@ def _reason(gate: Facts) -> str:
 
 
 def _measured_sentence(comparison: Facts) -> str:
-    best = best_rival(comparison)
-    assert best is not None
+    best = next(s for s in comparison["strategies"] if s["difference"])  # the one that the light is about
     d = best["difference"]
     side = "lower" if d["mean"] < 0 else "higher"
     text = f"‘{best['strategy']}’ ends at {number(abs(d['mean']), 4)} {NATS} {side} loss on held-out text than random"

@@ -70,8 +70,9 @@ def select(
     `columns`: the pilots, one table or several, for the gate and paired intervals. Targets are on `scale`; a missing
     `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
     `toward`: scores of a target text (of `score`, or `locate` where the pool's hold likeness), whose mix allocate then
-    keeps to instead of the pool's. `hedge`: how much; 0 is the law's own optimum, None 0.4 (0.6 towards a target), or
-    as much more as the law's refits ask for (`draw/hedge.py`).
+    keeps to instead of the pool's, matched draws in, and auto falls back to. `hedge`: how much allocate keeps to it; 0 is
+    the law's own optimum, None 0.4 (0.6 towards a target), or as much more as the law's refits ask for
+    (`draw/hedge.py`).
     `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
     `whole_documents`: take documents whole or not at all. `nested`: a larger budget holds what a smaller one took, for
     strategies that follow one order; `contains`: an earlier selection whose chunks are taken again, for all.
@@ -116,6 +117,8 @@ def select(
         "forced": sorted(options.forced), "forbidden": sorted(options.forbidden), "nested": nested,
         "whole_documents": whole_documents, "replay_share": replay_share,
     }  # fmt: skip
+    if strategy == "matched" and whole_documents:
+        raise UserError("Strategy matched keeps to a target's mix of chunks; it cannot take whole documents.")
     if strategy == "learnable" and whole_documents:
         raise UserError("Strategy learnable ranks chunks by their learnability; it cannot take whole documents.")
     if strategy in BY_TEXT:
