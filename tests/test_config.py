@@ -62,7 +62,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 
 def test_a_draw_towards_a_target_needs_one() -> None:
-    plain = {"model": "m", "corpus": ["c.jsonl"], "budget": "10%", "baselines": ["matched"]}
+    plain = {"model": "m", "corpus": ["c.jsonl"], "budget": "10%", "pilots": {"tokens": 1e6}, "baselines": ["matched"]}
     with pytest.raises(UserError, match="give it as heldout"):
         parse_config(plain, "here")
     assert parse_config({**plain, "heldout": ["wanted.jsonl"]}, "here").baselines == ["matched"]

@@ -70,8 +70,8 @@ def select(
     `columns`: the pilots, one table or several, for the gate and paired intervals. Targets are on `scale`; a missing
     `target_std` leaves the spread free. `corpus`: the prepared folder, to cut the text back.
     `toward`: scores of a target text (of `score`, or `locate` where the pool's hold likeness), whose mix allocate then
-    keeps to instead of the pool's, matched draws in, and auto falls back to. `hedge`: how much allocate keeps to it; 0 is
-    the law's own optimum, None 0.4 (0.6 towards a target), or as much more as the law's refits ask for
+    keeps to instead of the pool's, matched draws in, and auto falls back to. `hedge`: how much allocate keeps to it;
+    0 is the law's own optimum, None 0.4 (0.6 towards a target), or as much more as the law's refits ask for
     (`draw/hedge.py`).
     `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
     `whole_documents`: take documents whole or not at all. `nested`: a larger budget holds what a smaller one took, for
