@@ -162,6 +162,25 @@ def test_a_selection_keeps_to_the_targets_mix(world: dict[str, Path], tmp_path: 
         told[name] = read_json(chosen / "selection.json", "select")["draw"]["toward"]
         mix = "the pool's mix" if toward is None else "the target text's mix"
         assert f"hedged with strength 50 towards {mix}" in (chosen / "summary.md").read_text()
+    free = select(
+        world["likened"],
+        budget="25%",
+        out=tmp_path / "free",
+        strategy="matched",
+        landscape=seen,
+        toward=world["located"],
+    )  # fmt: skip - bins of the landscape: no pilots, no law
+    by_law = select(
+        world["likened"], budget="25%", out=tmp_path / "by-law", strategy="matched", law=law, toward=world["located"]
+    )
+    assert _table(free / "selected").equals(_table(by_law / "selected"))
+    with pytest.raises(UserError, match="--landscape or --law"):
+        select(world["likened"], budget="25%", out=tmp_path / "none", strategy="matched", toward=world["located"])
+    with pytest.raises(UserError, match="cut by likeness too, the scores hold no second axis"):
+        select(
+            world["scores"], budget="25%", out=tmp_path / "plain", strategy="matched", landscape=seen,
+            toward=world["target"],
+        )  # fmt: skip
     shut = select(
         world["likened"], budget="25%", out=tmp_path / "auto", law=law, resamples=0, toward=world["located"]
     )  # no resamples, no gate: the law's choice is not taken

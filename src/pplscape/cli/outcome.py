@@ -75,6 +75,9 @@ def select(
         Path | None,
         typer.Option(help="Scores of a target text, whose mix that is, and that of matched; default: the pool's."),
     ] = None,
+    landscape: Annotated[
+        Path | None, typer.Option(help="landscape.json, whose bins matched takes where there is no law.")
+    ] = None,
     dos_spread: Annotated[Literal["var", "std"], typer.Option(help="What dos compares with the target's.")] = "var",
     dos_weights: Annotated[str | None, typer.Option(help="MU,S of dos; default: both in standard errors.")] = None,
     dos_stop: Annotated[float | None, typer.Option(help="Distance to the target at which dos stops.")] = None,
@@ -117,7 +120,8 @@ def select(
         scores, strategy=strategy, budget=budget, out=out, law=law, form=form, transfer=transfer, runs=runs,
         columns=pairs(columns),
         target_mean=target_mean, target_std=target_std, scale=scale, band=band_of(band), temperature=temperature,
-        max_epochs=max_epochs, hedge=hedge, toward=toward, dos_spread=dos_spread, dos_weights=weights_of(dos_weights),
+        max_epochs=max_epochs, hedge=hedge, toward=toward, landscape=landscape,
+        dos_spread=dos_spread, dos_weights=weights_of(dos_weights),
         dos_stop=dos_stop, whole_documents=whole_documents, nested=nested, contains=contains, quotas=quotas_of(quota),
         forced=ids_of(force), forbidden=ids_of(forbid), replay=replay, replay_share=replay_share,
         formats=export.split(",") if export else (), model=model, target=target or (), executor=executor,

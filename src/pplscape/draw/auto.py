@@ -84,8 +84,6 @@ def tell(strategy: str, budget: int, options: Options, law: Law | None, form: st
             raise UserError("Strategy allocate needs a law with bin utilities: pass --law of a fit with form utility.")
         entry = entry_for(strategy, law, form)
         return replace(options, utility=utility_of(entry), bins=bins_of(entry))
-    if strategy == "matched":
-        return options if law is None else replace(options, bins=bins_of(law))
     if strategy not in ("dos", "maxent"):
         return options
     if options.target is not None:

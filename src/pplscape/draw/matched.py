@@ -23,7 +23,7 @@ class Matched(Allocate):
     """Tokens per bin in a target's proportions, no chunk twice; what a bin lacks is spread over the others likewise."""
 
     name = "matched"
-    needs = "the mix of a target over the bins of a law: pass --toward with scored text of the target, and --law"
+    needs = "the mix of a target over bins: pass --toward with scored text of the target, and --landscape or --law"
 
     def planned(self, options: Options, unique: Floats, given: Floats, budget: int) -> Allocation:
         if options.toward is None:

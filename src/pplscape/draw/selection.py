@@ -47,7 +47,7 @@ class Judge:
     frame: Frame
     """What selection.json counts in: the law's bins and limits, else the pool's own."""
     has_bins: bool
-    """The frame's bins are the law's."""
+    """The frame's bins are the law's, or were given."""
     n_params: float | None
     warnings: list[str]
 
@@ -129,8 +129,8 @@ class Selection:
         """What the law tells the strategy; `grow` says how many times smaller the pool is than the one it is asked
         about."""
         options = tell(strategy, round(budget * grow), self.options, self.judge.law, self.judge.form)
-        if strategy == "matched":
-            options = replace(options, toward=self.toward)
+        if strategy == "matched" and self.judge.has_bins:
+            options = replace(options, bins=self.judge.frame.bins, toward=self.toward)
         if options.utility is not None:
             utility = replace(options.utility, unit=options.utility.unit / grow)
             options = replace(options, hedge=self.hedge, toward=self.toward, utility=utility)
@@ -272,12 +272,15 @@ def edges_of(law: Law | None) -> tuple[float, ...]:
 
 def judge_of(
     scores: Scores, census: Census, law: Law | None, runs: RunTable | None, form: str | None = None,
-    resamples: int = 200, seed: int = 0,
+    resamples: int = 200, seed: int = 0, bins: Bins | None = None,
 ) -> Judge:  # fmt: skip
     """Law and pilots, checked against each other and the scores (UserError where they do not belong together).
 
-    `census`: of these scores, told the `edges_of` the law.
+    `census`: of these scores, told the edges of the law's bins, or without a law of `bins`, if there are any.
     """
+    if law is None and bins is not None:
+        check_axis(bins, scores.axis)
+        return Judge(None, form, None, frame_of(census, bins), True, None, [])
     if law is None:
         frame = frame_of(census, census.make_bins(BINS_WITHOUT_LAW))
         return Judge(None, form, None, frame, False, None, [])

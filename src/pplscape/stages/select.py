@@ -28,9 +28,9 @@ from pplscape.draw.textual import FOLDER as TEXT_FOLDER
 from pplscape.draw.textual import keys_for
 from pplscape.errors import UserError
 from pplscape.executors import Executor, open_executor
-from pplscape.manifest import StageFolder, read_manifest
+from pplscape.manifest import StageFolder, read_json, read_manifest
 from pplscape.reporting.selection_summary import summary
-from pplscape.statistics import Scale
+from pplscape.statistics import Bins, Scale
 from pplscape.text.cutback import write_subset
 from pplscape.text.inputs import identities
 from pplscape.text.prepared import Prepared, check_corpus
@@ -58,7 +58,8 @@ def select(
     contains: Path | str | None = None, quotas: Mapping[str, float] | None = None, forced: Sequence[str] = (),
     forbidden: Sequence[str] = (), replay: Path | str | None = None, replay_share: float = 0.0,
     corpus: Path | str | None = None, text_columns: Columns | None = None, model: str | None = None,
-    target: Sequence[str] = (), toward: Path | str | None = None, formats: Sequence[str] = (), resamples: int = 200,
+    target: Sequence[str] = (), toward: Path | str | None = None, landscape: Path | str | None = None,
+    formats: Sequence[str] = (), resamples: int = 200,
     seed: int = 0, executor: str = "local", workers: int | None = None, address: str | None = None,
     overwrite: bool = False,
 ) -> Path:  # fmt: skip
@@ -73,6 +74,7 @@ def select(
     keeps to instead of the pool's, matched draws in, and auto falls back to. `hedge`: how much allocate keeps to it;
     0 is the law's own optimum, None 0.4 (0.6 towards a target), or as much more as the law's refits ask for
     (`draw/hedge.py`).
+    `landscape`: landscape.json or its folder, whose bins matched takes where there is no law.
     `dos_spread`, `dos_weights`, `dos_stop`: what distance dos minimises, and at which it stops (`draw/dos.py`).
     `whole_documents`: take documents whole or not at all. `nested`: a larger budget holds what a smaller one took, for
     strategies that follow one order; `contains`: an earlier selection whose chunks are taken again, for all.
@@ -104,6 +106,7 @@ def select(
         "contains": contains,
         "replay": replay,
         "toward": toward,
+        "landscape": landscape,
     }
     tables = _tables(runs)
     inputs: dict[str, Path | str] = {k: _existing(k, Path(v)) for k, v in given.items() if v is not None}
@@ -152,13 +155,15 @@ def select(
             if strategy in BY_TEXT:
                 keys, seen = keys_for(strategy, Prepared(str(corpus)), folder.partial / TEXT_FOLDER, model, target)
                 table = table.keyed(keys)
-            census = take_census(table, edges_of(fitted))
+            bins = None if landscape is None or fitted is not None else _bins(Path(landscape))
+            edges = bins.edges if bins else edges_of(fitted)
+            census = take_census(table, edges)
             tokens = _budget_of(census, strategy, budget, max_epochs)
             if strategy == "auto" and fitted and not form:
                 form = challenger(fitted).form
-            judge = judge_of(table, census, fitted, pilots, form, resamples, seed)
+            judge = judge_of(table, census, fitted, pilots, form, resamples, seed, bins)
             judge = replace(judge, warnings=[*said, *judge.warnings])
-            documents = _documents(table, edges_of(fitted), folder) if whole_documents else None
+            documents = _documents(table, edges, folder) if whole_documents else None
             goal = None if toward is None else _target(Path(toward), table, folder.inputs["scores"])
             selection = Selection(table, census, tokens, seed, options, judge, folder.partial, documents, goal)
             content, taken = selection.run(strategy)
@@ -197,6 +202,12 @@ def _exporting(
 def _documents(table: Scores, edges: tuple[float, ...], folder: StageFolder) -> tuple[Scores, Census]:
     documents = write_documents(table, folder.partial / Selection.SCRATCH)
     return documents, take_census(documents, edges)
+
+
+def _bins(landscape: Path) -> Bins:
+    """The bins of a landscape.json, given itself or its folder."""
+    file = landscape / "landscape.json" if landscape.is_dir() else landscape
+    return Bins.from_json(read_json(file, "landscape")["bins"])
 
 
 def _target(folder: Path, table: Scores, scores: str) -> Located:
