@@ -15,6 +15,7 @@ from .words import interval_text, p_text
 
 Row = dict[str, Any]
 REJECT = 0.05
+"""Of p values: what is shown."""
 FEWEST_LEVELS = 6
 """Of F3: a parabola through the inner ones is then a fit."""
 

@@ -11,12 +11,11 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
-from .contrasts import of_draws, of_interaction, of_optimum
+from .contrasts import REJECT, of_draws, of_interaction, of_optimum
 from .statistics import Floats, holm, paired
 from .words import p_text
 
 Row = dict[str, Any]
-REJECT = 0.05
 MATCHED = 0.05
 """Two shapes share their moments if mean and spread differ by at most this share of the spread."""
 FALSE_ALARMS = 0.1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .cells import ROUNDS, WIDE
 from .statistics import paired
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 COLOURS = {"run": "tab:red", "oracle": "tab:green"}
 """What the product does from raw text, and text of the clean part alone."""
 
-FORMER = ("-doubt", "-raw", "-to-pool", "-all", "-split", "-rounds", "-wide")
+FORMER = ("-doubt", "-raw", "-to-pool", "-all", "-split", ROUNDS, WIDE)
 """Ends of the names of arms that are not what the product does: earlier forms, and other plans of pilots."""
 REACH = 1.6
 """The axis ends at so many times the largest gain on either side; means beyond are written at its edge."""
@@ -39,7 +40,7 @@ def differences_figure(table: Table, path: Path) -> None:
             axes.text(0.98 * edge, y, f"{means[name]:+.2f} \u2192", ha="right", va="center", color=colour)
             continue
         d, t = found[name], paired(found[name]).t
-        axes.plot(d, [y] * len(d), "o", ms=4, alpha=0.45, color=colour, clip_on=False)
+        axes.plot(d, [y] * len(d), "o", ms=4, alpha=0.45, color=colour)
         if t:
             axes.plot(t, [y, y], "-", lw=2, color="black")
         axes.plot(means[name], y, "|", ms=12, mew=2, color="black")

@@ -107,7 +107,9 @@ class Selection:
             "budget_curve": view.curve if view else None,
             "budget_curve_of": wanted if view else None,
             "samples": samples(chosen.sample, chosen.sample_times, self.judge.frame.bins, self.seed),
-            "warnings": warnings + self.notes(chosen, used) + (_who_predicts(view) if used == wanted else []),
+            "warnings": warnings
+            + self.notes(chosen, used)
+            + (_who_predicts(view) if used == wanted != "matched" else []),
         }
         return content, chosen
 
@@ -147,7 +149,7 @@ class Selection:
 
     @cached_property
     def toward(self) -> Floats | None:
-        """The target's share of every bin of the law, [K]; None where no target is known."""
+        """The target's share of every bin of the law or landscape, [K]; None where no target or no bins are known."""
         if self.target is None or not self.judge.has_bins:
             return None
         bins = self.judge.frame.bins
