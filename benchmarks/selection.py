@@ -103,7 +103,7 @@ def _law(folder: Path) -> Path:
     from pplscape.laws.law import Law
 
     share, worth = (0.1,) * 10, (0.5, 1, 1.5, 2, 2, 2, 1.5, 1.5, 1, -0.5)
-    params = {"E": 2.0, "beta": 0.5, "tau": 0.7} | {f"u_{b}": u for b, u in enumerate(worth)}
+    params = {"E": 2.0, "beta": 0.5, "tau": 0.7, "J": 0.0} | {f"u_{b}": u for b, u in enumerate(worth)}
     bins = {"edges": BIN_EDGES, "share": share, "hash": "benchmark"}
     law = Law("utility", None, "std", params, Frame(1e9, 4.0, share), bins=bins)
     path = folder / "law.json"

@@ -241,7 +241,7 @@ def test_only_what_both_ran_is_compared() -> None:
 
 def law(u: Sequence[float]) -> Law:
     share = (1 / len(u),) * len(u)
-    values = {"E": 2.0, "beta": 0.3, "tau": 3.0, **{f"u_{b}": v for b, v in enumerate(u)}}
+    values = {"E": 2.0, "beta": 0.3, "tau": 3.0, "J": 0.0, **{f"u_{b}": v for b, v in enumerate(u)}}
     return Law("utility", "nll", "std", values, Frame(unit=1e5, base_loss=4.0, bin_share=share))
 
 

@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from pplscape.manifest import write_atomic
 
-from . import predictions
+from . import predictions, promises
 from .across import dose, dose_text, law_beyond_mix, law_beyond_mix_table, transferred, transferred_text
 from .cells import BANDS, CHOOSE, LARGER, LIKENED, REPLAY, SIMPLE, SWEEP_SEEDS, chosen_band, plan
 from .contrasts import changed_draws, interaction, moved_optimum
@@ -330,6 +330,11 @@ def fill(text: str, name: str, content: str) -> str:
     return re.sub(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
 
 
+def read_promises(file: Path) -> list[Row]:
+    """Rows of `promises.promised`; the law of perplexity alone has an empty name."""
+    return [r | {"law": r["law"] or ""} for r in pyarrow.csv.read_csv(file).to_pylist()]
+
+
 def analyse(results: Path, domain: str, page: Path = ROOT / "docs" / "results.md") -> None:
     """Summaries, figures and the page's tables, for every pool there are runs of."""
     rows = [json.loads(line) for line in (results / domain / "runs.jsonl").read_text().splitlines()]
@@ -357,6 +362,8 @@ def analyse(results: Path, domain: str, page: Path = ROOT / "docs" / "results.md
         figures: tuple[tuple[str, Figure], ...] = (("differences", differences_figure), ("curve", curve_figure))
         for name, draw in figures:
             draw(table, ROOT / "docs" / "images" / f"evidence-{key}-{name}.png")
+    said = [r for file in sorted((results / domain).glob("pool-*/promises.csv")) for r in read_promises(file)]
+    text = fill(text, f"{domain}-promises", promises.promises_text(promises.kept(said)))
     text = fill(text, f"{domain}-dose", dose_text(dose(rows)))
     text = fill(text, f"{domain}-mix", law_beyond_mix_table(law_beyond_mix(rows)))
     write_atomic(results / domain / "summary.json", (json.dumps(summaries, indent=1) + "\n").encode())

@@ -178,6 +178,15 @@ def unchanged(method: str) -> str:
     return "paper+maxent" if method == VARIANCE else f"band:{method.removeprefix(BY_BYTE)}"
 
 
+def seen_by(method: str) -> str | None:
+    """The law that knows by what a method chooses: a folder of LIKENED, "" for that of perplexity alone, None for none:
+    origins, words and probes are in no law's bins, nor are those of former arms."""
+    arm = MATCHED.get(method, method)
+    if "likeness" in arm or arm.startswith("run"):
+        return LIKENED.get(arm)
+    return None if arm in ("oracle", *WORDS, *PROBED) or arm.startswith(BY_BYTE) else ""
+
+
 def arguments(method: str) -> dict[str, Any]:
     """Arguments of `pplscape.select` for a method; `law` True: it needs the law, `runs` True: and the pilots."""
     if method in MATCHED:

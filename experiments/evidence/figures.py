@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLOURS = {"run": "tab:red", "oracle": "tab:green"}
 """What the product does from raw text, and text of the clean part alone."""
 
-FORMER = ("-doubt", "-raw", "-to-pool", "-all", "-split", ROUNDS, WIDE)
+FORMER = ("-doubt", "-raw", "-to-pool", "-anchored", "-all", "-split", ROUNDS, WIDE)
 """Ends of the names of arms that are not what the product does: earlier forms, and other plans of pilots."""
 REACH = 1.6
 """The axis ends at so many times the largest gain on either side; means beyond are written at its edge."""

@@ -21,7 +21,7 @@ from pplscape.manifest import read_json
 from pplscape.runs import Compositions
 from pplscape.statistics import Bins, moments, on_scale
 
-from .cells import BY_BYTE, Cell
+from .cells import BY_BYTE, Cell, seen_by
 
 Row = dict[str, Any]
 
@@ -118,14 +118,14 @@ def judge(predictions: Sequence[Row], size: float = 1.0) -> dict[str, Row]:
 
     `mae_over_gain`: error over the mean improvement on the base model. `gain_error`: of the gain over random, which is
     paired by seed. `held`: arms whose mean loss lies within the mean interval; None where a form has no interval.
-    `blind`: the same without the oracle, which chooses by what bins of perplexity do not show.
+    `seen`: the same for the arms that choose by what bins of perplexity show (`seen_by`), and draw at random in them.
     """
     mine = [p for p in predictions if p["size"] == size]
     mine += baseline(mine)
     found = {}
     for form in dict.fromkeys(p["form"] for p in mine):
         these = [p for p in mine if p["form"] == form]
-        found[form] = _judge(these) | {"blind": _judge([p for p in these if p["method"] != "oracle"])}
+        found[form] = _judge(these) | {"seen": _judge([p for p in these if seen_by(p["method"]) == ""])}
     return found
 
 
@@ -161,22 +161,21 @@ def _judge(mine: Sequence[Row]) -> Row:
 
 
 def table(judged: dict[str, Row]) -> str:
-    """Markdown, best first; in brackets: without the oracle."""
+    """Markdown, best first; in brackets: the arms that choose by what bins of perplexity show."""
     head = (
         "| form | arms | MAE, nats/token | of the improvement | bias | error of gains over random | rank correlation "
         "| 90 % interval holds |\n|---|---|---|---|---|---|---|---|\n"
     )
     lines = []
     for form, j in sorted(judged.items(), key=lambda item: item[1]["mae"]):
-        held = "–" if j["held"] is None else f"{j['held']} of {j['methods']} arms"
         lines.append(
-            f"| {form}{' (chosen)' if j['chosen'] else ''} | {j['methods']} | {j['mae']:.4f} | "
-            f"{j['mae_over_gain']:.1%} | {j['bias']:+.4f} | {_both(j, 'gain_error', 4)} | {_both(j, 'spearman', 2)} | "
-            f"{held} |"
+            f"| {form}{' (chosen)' if j['chosen'] else ''} | {_both(j, 'methods', 'd')} | {_both(j, 'mae', '.4f')} | "
+            f"{_both(j, 'mae_over_gain', '.1%')} | {_both(j, 'bias', '+.4f')} | {_both(j, 'gain_error', '.4f')} | "
+            f"{_both(j, 'spearman', '.2f')} | {_both(j, 'held', 'd')} |"
         )
     return head + "\n".join(lines)
 
 
-def _both(j: Row, key: str, digits: int) -> str:
-    told = ["–" if v is None else f"{v:.{digits}f}" for v in (j[key], j["blind"][key])]
-    return told[0] if told == ["–", "–"] else f"{told[0]} ({told[1]})"
+def _both(j: Row, key: str, form: str) -> str:
+    told = ["–" if v is None else f"{v:{form}}" for v in (j[key], j["seen"][key])]
+    return told[0] if told[0] == told[1] else f"{told[0]} ({told[1]})"

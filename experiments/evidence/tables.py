@@ -19,6 +19,7 @@ from .bench import Bench
 from .cells import LIKENED
 from .pools import read_jsonl
 from .predictions import predict
+from .promises import promised
 from .runner import Store
 from .setting import Setting
 
@@ -58,6 +59,9 @@ def write_tables(setting: Setting, folder: Path, results: Path) -> None:
         write_atomic(results / "heldout.json", (json.dumps(found) + "\n").encode())
     for pool in sorted(folder.glob("pool-*")):
         write_predictions(_predicted(setting, pool, rows), results / pool.name / "predictions.csv")
+        said = promised(pool, rows)
+        if said:
+            pyarrow.csv.write_csv(table_of(said), results / pool.name / "promises.csv")
         _copy(pool / "pool.json", results / pool.name / "pool.json")
         for part in ("", *LIKENED.values()):
             prefix = f"{part}-" if part else ""

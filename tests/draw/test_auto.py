@@ -9,7 +9,9 @@ from pplscape.laws.law import Law
 
 FRAME = Frame(unit=1000.0, base_loss=4.0, bin_share=(0.5, 0.5))
 BINS = {"edges": [3.0], "share": [0.5, 0.5], "hash": "x"}
-UTILITY = Law("utility", None, "std", {"E": 2.0, "beta": 0.5, "tau": 0.7, "u_0": 1.0, "u_1": -2.0}, FRAME, bins=BINS)
+UTILITY = Law(
+    "utility", None, "std", {"E": 2.0, "beta": 0.5, "tau": 0.7, "J": 0.0, "u_0": 1.0, "u_1": -2.0}, FRAME, bins=BINS
+)
 PAPER = Law(
     "paper:var", "ppl", "var", {"E": 2.0, "Dc": 5.0, "a0": 0.1, "a1": 0.0, "b0": 0.1, "b1": 0.0, "aD": 0.1}, FRAME,
     optimum={"kind": "interior", "mu": 20.0, "sigma": 5.0},

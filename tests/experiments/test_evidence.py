@@ -27,6 +27,7 @@ from evidence.cells import larger as larger_cells  # noqa: E402
 from evidence.larger import LargerBench, choose_rate  # noqa: E402
 from evidence.pools import DIRT, Builder, describe, read_jsonl, token_shares  # noqa: E402
 from evidence.predictions import composition, parted, predict  # noqa: E402
+from evidence.promises import promised  # noqa: E402
 from evidence.runner import Store, restore_pilots, run_cells  # noqa: E402
 from evidence.setting import Setting  # noqa: E402
 from evidence.tables import heldout_documents, write_predictions  # noqa: E402
@@ -316,6 +317,18 @@ def test_every_method_of_the_plan_runs(
         assert composition(draw, bench.facts, 1.0).bin_tokens[0].tolist() == chosen["bin_tokens"]
         (form,) = {p["form"] for p in predicted if p["chosen"]}
         assert told[chosen["cell"], form] == pytest.approx(chosen["predicted"]["selection"]["loss"], rel=1e-6)
+    said = {(r["law"], r["method"]): r for r in promised(out / "pool-40", list(rows.values()))}
+    for method, law in (
+        ("auto+likeness", "levels"),
+        ("matched+likeness", "levels"),
+        ("run-matched", "run"),
+        ("auto", ""),
+    ):
+        row = rows[Cell("primary", "pool-40", method, 0).name]
+        if row["used"] == row["candidate"]:  # else what is predicted is what was not drawn
+            assert said[law, method]["predicted"] == pytest.approx(row["predicted"]["selection"]["loss"], rel=1e-6)
+    assert said["run", "random"]["gain"] == 0
+    assert "oracle" not in {method for _, method in said}
     box = rows[Cell("F1", "pool-40", "shape:box", 0).name]
     assert box["nll_mean"] == pytest.approx(np.median(bench.pool.x), abs=0.03)
 

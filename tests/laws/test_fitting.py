@@ -84,12 +84,28 @@ def test_planted_utilities_are_recovered(spec: str) -> None:
     """Up to the shrinkage, which is weak when noise is; E and beta trade off, so the loss is what must agree."""
     runs = worlds.table("flat", trunks=18, noise=0.0, sizes=(32e3, 64e3, 128e3, 512e3))
     form, frame = get_form(spec), frame_of(runs)
-    planted = [2.0, 0.4, 1.5 if spec == "utility" else 0.7, 1.0, 4.0, 5.0, 4.0, -1.0]
+    planted = [2.0, 0.4, 1.5 if spec == "utility" else 0.7, 0.06, 1.0, 4.0, 5.0, 4.0, -1.0]
     loss = np.exp(form.log_loss(np.array([planted]), runs, frame)[0])
     fit = fit_form(form, replace(runs, loss=loss))
     assert np.abs(np.exp(fit.log_loss(runs)) - loss).max() < 0.006
-    found = np.array(list(fit.params.values())[3:])
-    np.testing.assert_allclose(found / found.mean(), np.array(planted[3:]) / np.mean(planted[3:]), atol=0.15)
+    found = np.array(list(fit.params.values())[4:])
+    np.testing.assert_allclose(found / found.mean(), np.array(planted[4:]) / np.mean(planted[4:]), atol=0.15)
+
+
+@pytest.mark.parametrize("spec", ["utility", "utility:power"])
+def test_what_the_first_steps_gain_is_told_from_what_tokens_bring(spec: str) -> None:
+    """A fifth of the gap is gone at once, or nothing. Losses at four times the largest size are right to 0.01 nats; of a
+    law that must pass through L(0) they are up to 0.07 (saturating) and 0.12 (power) off in the first case."""
+    runs = worlds.table("flat", trunks=18, noise=0.0, sizes=(32e3, 64e3, 128e3, 512e3))
+    form, frame = get_form(spec), frame_of(runs)
+    planted = [2.0, 0.3, 5.0 if spec == "utility" else 1.0, 0.2, 1.0, 4.0, 5.0, 4.0, 2.0]
+    far = replace(runs, tokens=4 * runs.tokens, bin_tokens=4 * runs.bin_tokens)
+    for jump in (0.2, 0.0):
+        planted[3] = jump
+        loss, true = (np.exp(form.log_loss(np.array([planted]), at, frame)[0]) for at in (runs, far))
+        fit = fit_form(form, replace(runs, loss=loss))
+        assert np.abs(np.exp(fit.log_loss(far)) - true).max() < 0.01
+        assert fit.params["J"] == pytest.approx(jump, abs=0.03)
 
 
 def test_fits_do_not_depend_on_row_order_and_repeat() -> None:
@@ -129,7 +145,7 @@ def test_a_strong_penalty_does_not_strand_the_fit(spec: str) -> None:
         problem = problem_of(setting, log_loss, weight, np.array([strength]))
         shapes = np.log([0.3, 1.0, 3.0, 100.0]) if spec == "utility" else np.array([0.3, 0.7, 1.0, 1.0])
         bins = np.zeros(len(setting.frame.bin_share or ()))
-        start = np.array([[floor, log_beta, shape, log_k, *bins] for shape in shapes])
+        start = np.array([[floor, log_beta, shape, log_k, 0.0, *bins] for shape in shapes])
         least = polish(problem.rows(np.zeros(len(start), int)), start, 300, 1e-10)[1].min()
         assert fit_many(setting, log_loss, weight, strength=np.array([strength]))[1][0] <= least * 1.3
 

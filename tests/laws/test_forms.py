@@ -14,6 +14,7 @@ from pplscape.laws.fit import fit_form, setting_of
 from pplscape.laws.forms import FORMS, Frame, get_form
 from pplscape.laws.forms.plane import PlaneForm
 from pplscape.laws.forms.utility import effective_tokens
+from pplscape.laws.law import Law
 from pplscape.runs import Compositions, RunTable
 
 SPECS = (
@@ -135,6 +136,9 @@ def test_quadratic_is_concave_in_g(runs: RunTable) -> None:
     assert params["q_xx"] * params["q_yy"] >= params["q_xy"] ** 2 * (1 - 1e-9)
 
 
+HALVES = np.array([0.5, 0.5])
+
+
 def utility_frame(share: np.ndarray) -> Frame:
     return Frame(unit=1000.0, base_loss=4.0, bin_share=tuple(share))
 
@@ -146,7 +150,7 @@ def test_equal_utilities_make_proportional_sampling_optimal(weights: list[float]
     frame, form = utility_frame(share), get_form(f"utility{variant}")
     other = np.random.default_rng(seed).dirichlet(np.ones(len(share)))
     tokens = np.stack([share, other]) * 800.0
-    params = np.array([[1.5, 0.4, 0.7, *[2.0] * len(share)]])
+    params = np.array([[1.5, 0.4, 0.7, 0.1, *[2.0] * len(share)]])
     random, some = form.log_loss(params, Compositions(tokens=np.full(2, 800.0), bin_tokens=tokens), frame)[0]
     assert random <= some + 1e-12
 
@@ -157,8 +161,8 @@ def test_splitting_a_homogeneous_bin_changes_nothing(variant: str) -> None:
     one, two = np.array([0.6, 0.4]), np.array([0.2, 0.4, 0.4])
     whole = Compositions(tokens=np.array([900.0]), bin_tokens=np.array([[300.0, 600.0]]))
     split = Compositions(tokens=np.array([900.0]), bin_tokens=np.array([[100.0, 200.0, 600.0]]))
-    a = form.log_loss(np.array([[1.5, 0.4, 0.7, 3.0, 1.0]]), whole, utility_frame(one))
-    b = form.log_loss(np.array([[1.5, 0.4, 0.7, 3.0, 3.0, 1.0]]), split, utility_frame(two))
+    a = form.log_loss(np.array([[1.5, 0.4, 0.7, 0.1, 3.0, 1.0]]), whole, utility_frame(one))
+    b = form.log_loss(np.array([[1.5, 0.4, 0.7, 0.1, 3.0, 3.0, 1.0]]), split, utility_frame(two))
     np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
@@ -166,22 +170,36 @@ def test_d_only_is_nested_in_utility(runs: RunTable) -> None:
     fit = fit_form("d-only:anchored", runs)
     p = fit.params
     utilities = [p["k"]] * len(fit.frame.bin_share or ())
-    same = get_form("utility:power").log_loss(np.array([[p["E"], p["beta"], 1.0, *utilities]]), runs, fit.frame)
+    same = get_form("utility:power").log_loss(np.array([[p["E"], p["beta"], 1.0, 0.0, *utilities]]), runs, fit.frame)
     np.testing.assert_allclose(same[0], fit.log_loss(runs), rtol=1e-12)
 
 
-def test_anchored_laws_pass_through_the_base_loss() -> None:
+def test_anchored_laws_pass_through_the_base_loss_less_what_the_first_steps_gain() -> None:
     frame = utility_frame(np.array([0.5, 0.5]))
     at = Compositions(tokens=np.array([1e-6]), bin_tokens=np.array([[5e-7, 5e-7]]))
-    for spec, params in (("utility", [1.5, 0.4, 2.0, 3.0, -1.0]), ("d-only:anchored", [1.5, 3.0, 0.4])):
+    for spec, params, start in (
+        ("utility", [1.5, 0.4, 2.0, 0.0, 3.0, -1.0], 4.0),
+        ("utility", [1.5, 0.4, 2.0, 0.1, 3.0, -1.0], 3.75),
+        ("d-only:anchored", [1.5, 3.0, 0.4], 4.0),
+    ):
         loss = np.exp(get_form(spec).log_loss(np.array([params]), at, frame))
-        assert loss[0, 0] == pytest.approx(4.0, rel=1e-6)
+        assert loss[0, 0] == pytest.approx(start, rel=1e-6)
+
+
+def test_a_law_of_another_version_is_refused_with_its_remedy() -> None:
+    law = Law(
+        "utility", None, "std", {"E": 2.0, "beta": 0.5, "tau": 0.7, "u_0": 1.0, "u_1": 2.0}, utility_frame(HALVES)
+    )
+    with pytest.raises(
+        UserError, match=r"has 5 parameters, not E, beta, tau, J, u_0, u_1: .* run `pplscape fit` again"
+    ):
+        law.predict(Compositions(tokens=np.array([9.0]), bin_tokens=np.array([[4.0, 5.0]])))
 
 
 def test_harmful_data_raises_the_loss_without_breaking() -> None:
     frame = utility_frame(np.array([0.5, 0.5]))
     at = Compositions(tokens=np.array([1e3, 1e9]), bin_tokens=np.array([[0.0, 1e3], [0.0, 1e9]]))
-    loss = np.exp(get_form("utility:power").log_loss(np.array([[1.5, 0.4, 1.0, 3.0, -1.0]]), at, frame))[0]
+    loss = np.exp(get_form("utility:power").log_loss(np.array([[1.5, 0.4, 1.0, 0.0, 3.0, -1.0]]), at, frame))[0]
     assert loss[0] > 4.0
     assert np.isfinite(loss).all()
 

@@ -167,10 +167,10 @@ def test_power_laws_leave_all_bounds_at_no_tokens(spec: str) -> None:
 
 
 def test_the_anchored_bracket_is_linear_in_the_utilities() -> None:
-    """((L - E) / (L0 - E))^(-1/beta) - 1 = sum u_b w_b phi(n_b / w_b): given E, beta and tau, least squares."""
-    floor, base, beta, total = sp.symbols("E L0 beta total", positive=True)
-    gap = (base - floor) * (1 + total) ** -beta
-    ratio = sp.simplify((gap / (base - floor)) ** (-1 / beta) - 1)
+    """((L - E) / (L0 - E) / (1 - J))^(-1/beta) - 1 = sum u_b w_b phi(n_b / w_b): given the rest, least squares."""
+    floor, base, beta, total, left = sp.symbols("E L0 beta total left", positive=True)
+    gap = (base - floor) * left * (1 + total) ** -beta
+    ratio = sp.simplify((gap / (base - floor) / left) ** (-1 / beta) - 1)
     assert sp.simplify(sp.powdenest(ratio, force=True) - total) == 0
     form, share = get_form("utility"), np.array([0.5, 0.3, 0.2])
     frame = Frame(unit=1000.0, base_loss=4.0, bin_share=tuple(share))
@@ -178,8 +178,8 @@ def test_the_anchored_bracket_is_linear_in_the_utilities() -> None:
     tokens = rng.uniform(0, 500, (9, 3))
     worth, tau = np.array([2.0, -0.5, 4.0]), 0.7
     at = Compositions(tokens=tokens.sum(1), bin_tokens=tokens)
-    loss = np.exp(form.log_loss(np.array([[1.5, 0.4, tau, *worth]]), at, frame))[0]
-    bracket = ((loss - 1.5) / 2.5) ** (-1 / 0.4) - 1
+    loss = np.exp(form.log_loss(np.array([[1.5, 0.4, tau, 0.2, *worth]]), at, frame))[0]
+    bracket = ((loss - 1.5) / 2.0) ** (-1 / 0.4) - 1
     design = share * tau * -np.expm1(-tokens / (1000 * share) / tau)
     np.testing.assert_allclose(np.linalg.lstsq(design, bracket, rcond=None)[0], worth, rtol=1e-8)
 
@@ -236,14 +236,14 @@ def test_power_allocation_has_fixed_shares_until_a_cap_binds() -> None:
 def test_floor_exponent_and_base_loss_do_not_order_compositions(
     floor: float, beta: float, base: float, seed: int
 ) -> None:
-    """The bracket alone decides which of two compositions is better; E, beta and L0 only set by how much."""
+    """The bracket alone decides which of two compositions is better; E, beta, L0 and J only set by how much."""
     rng = np.random.default_rng(seed)
     share, tokens = rng.dirichlet(np.ones(4)), rng.uniform(0, 300, (6, 4))
     at = Compositions(tokens=tokens.sum(1), bin_tokens=tokens)
     worth = rng.uniform(0.1, 5, 4)
     orders = []
-    for e, b, l0 in ((1.0, 0.3, 4.0), (floor, beta, base)):
+    for e, b, l0, jump in ((1.0, 0.3, 4.0, 0.0), (floor, beta, base, 0.3)):
         frame = Frame(unit=1000.0, base_loss=l0, bin_share=tuple(share))
-        loss = get_form("utility").log_loss(np.array([[e, b, 0.8, *worth]]), at, frame)[0]
+        loss = get_form("utility").log_loss(np.array([[e, b, 0.8, jump, *worth]]), at, frame)[0]
         orders.append(np.argsort(loss).tolist())
     assert orders[0] == orders[1]

@@ -232,7 +232,7 @@ def test_inputs_that_changed_since_scoring(world: World, tmp_path: Path, broken:
 
 def law_of(tmp_path: Path, edges: tuple[float, ...], limits: tuple[float, float]) -> Path:
     share = (1 / (len(edges) + 1),) * (len(edges) + 1)
-    params = {"E": 2.0, "beta": 0.5, "tau": 0.7} | {f"u_{b}": 1.0 + b for b in range(len(share))}
+    params = {"E": 2.0, "beta": 0.5, "tau": 0.7, "J": 0.0} | {f"u_{b}": 1.0 + b for b in range(len(share))}
     law = Law(
         "utility", None, "std", params, Frame(1e4, 4.5, share), bins={"edges": edges, "share": share, "hash": "h"}
     )

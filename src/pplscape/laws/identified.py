@@ -19,6 +19,8 @@ EXPONENT_RATIO = 3.0
 def identified(name: str, limits: tuple[float, float], edges: tuple[float, float], smallest: float) -> bool:
     """Whether an interval says something: it ends before the parameter's bounds, and is not absurdly wide."""
     low, high = limits
+    if name == "J":  # none is an answer
+        return high < edges[1]
     if low <= edges[0] or high >= edges[1] or low == high:
         return False
     if name == "E":

@@ -130,6 +130,12 @@ class Law:
         return np.atleast_2d(self._log_loss(np.asarray(self.resamples["params"], float), compositions))
 
     def _log_loss(self, params: Floats, compositions: Compositions) -> Floats:
+        names = self.shape.names(self.frame)
+        if params.shape[-1] != len(names):
+            raise UserError(
+                f"This {self.form} law has {params.shape[-1]} parameters, not {', '.join(names)}: it was fitted by "
+                "another version of pplscape; run `pplscape fit` again."
+            )
         found = self.shape.log_loss(np.atleast_2d(params), compositions, self.frame)
         return found[0] if params.ndim == 1 else found
 

@@ -24,7 +24,7 @@ from pplscape.manifest import StageFolder
 from pplscape.runs import RunTable
 from pplscape.statistics import Bins
 
-VERSION = 5
+VERSION = 6
 
 Tables = Path | str | Sequence[Path | str]
 """One table of runs, or several that are fitted together: files, or folders of `pplscape pilot`."""

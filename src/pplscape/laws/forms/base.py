@@ -185,11 +185,12 @@ class Form(ABC):
         return self.evaluate(self.theta(params, frame), self.data(compositions, frame), frame, jacobian=False)[0]
 
 
-def believe(n: int, index: int, centre: float, spread: float) -> Prior:
-    """A prior on one of n parameters."""
+def believe(n: int, beliefs: Mapping[int, tuple[float, float]]) -> Prior:
+    """A prior on some of n parameters: index -> (centre, spread)."""
     at = np.zeros(n)
     precision = np.zeros(n)
-    at[index], precision[index] = centre, spread**-2
+    for index, (centre, spread) in beliefs.items():
+        at[index], precision[index] = centre, spread**-2
     return Prior(at, precision)
 
 

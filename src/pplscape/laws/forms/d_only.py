@@ -42,7 +42,7 @@ class DOnlyAnchored(Form):
         return box([0.0, -12.0, np.log(0.02)], [top, 12.0, np.log(5.0)], smallest)
 
     def prior(self, frame: Frame) -> Prior:
-        return believe(3, 2, float(np.log(EXPONENT)), 1.0)
+        return believe(3, {2: (float(np.log(EXPONENT)), 1.0)})
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
         assert frame.base_loss is not None
@@ -95,7 +95,7 @@ class DOnlyRectified(Form):
         return box([0.0, -12.0, -12.0, 0.0], [smallest, 8.0, 5.0, 3.0], smallest)
 
     def prior(self, frame: Frame) -> Prior:
-        return believe(4, 3, EXPONENT, EXPONENT)
+        return believe(4, {3: (EXPONENT, EXPONENT)})
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
         floor, offset, alpha = theta[..., :1], np.exp(theta[..., 2:3]), theta[..., 3:4]

@@ -49,7 +49,7 @@ class GapForm(Form):
         return box([0.0, *[-np.inf] * free, 0.0], [smallest, *[np.inf] * free, 3.0], smallest)
 
     def prior(self, frame: Frame) -> Prior:
-        return believe(len(self.names(frame)), -1, EXPONENT, EXPONENT)
+        return believe(len(self.names(frame)), {-1: (EXPONENT, EXPONENT)})
 
     def basis(self, data: Data, frame: Frame) -> Floats:
         q = data["X"].shape[-1]

@@ -55,7 +55,7 @@ class Quadratic(PlaneForm):
         return box([0.0, *[-np.inf] * 6, 0.0], [smallest, *[np.inf] * 6, 3.0], smallest)
 
     def prior(self, frame: Frame) -> Prior:
-        return believe(8, -1, EXPONENT, EXPONENT)
+        return believe(8, {-1: (EXPONENT, EXPONENT)})
 
     def basis(self, data: Data, frame: Frame) -> Floats:
         x, y = (max(float(np.std(data[k])), 1e-6) for k in ("x", "y"))
