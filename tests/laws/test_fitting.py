@@ -94,8 +94,8 @@ def test_planted_utilities_are_recovered(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", ["utility", "utility:power"])
 def test_what_the_first_steps_gain_is_told_from_what_tokens_bring(spec: str) -> None:
-    """A fifth of the gap is gone at once, or nothing. Losses at four times the largest size are right to 0.01 nats; of a
-    law that must pass through L(0) they are up to 0.07 (saturating) and 0.12 (power) off in the first case."""
+    """A fifth of the gap is gone at once, or nothing. Losses at four times the largest size are right to 0.01 nats; of
+    a law that must pass through L(0) they are up to 0.07 (saturating) and 0.12 (power) off in the first case."""
     runs = worlds.table("flat", trunks=18, noise=0.0, sizes=(32e3, 64e3, 128e3, 512e3))
     form, frame = get_form(spec), frame_of(runs)
     planted = [2.0, 0.3, 5.0 if spec == "utility" else 1.0, 0.2, 1.0, 4.0, 5.0, 4.0, 2.0]
