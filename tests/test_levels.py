@@ -21,7 +21,7 @@ from pplscape.laws.fit import fit_form, setting_of
 from pplscape.laws.forms import get_form
 from pplscape.laws.law import law_of
 from pplscape.reporting.about_pilots import _utilities_caption, utility_rows
-from pplscape.reporting.figures_law import bin_utilities
+from pplscape.reporting.figures_law import bin_utilities, worth_axis
 from pplscape.runs import RunTable
 from pplscape.statistics import Bins, cut_levels, make_bins
 
@@ -152,6 +152,22 @@ def test_an_allocation_takes_its_quota_from_every_cell() -> None:
     assert taken[0] == 0, "0.5 - 0.5: worth nothing"
     assert 30_000 - pool.length.max() < taken.sum() <= 30_000
     assert Allocate.name == "allocate"
+
+
+def test_what_all_bins_have_in_common_is_no_doubt_of_their_worth() -> None:
+    """Refits whose utilities differ by a factor alone: worths have no width. One bin doubled in some refits: they have."""
+    law = law_of(fit_form("utility", _runs()), _runs())
+    values = np.array(list(law.params.values()))
+    draws = np.repeat(values[None], 99, axis=0)
+    draws[:, -12:] *= np.geomspace(1e-3, 1e3, 99)[:, None]
+    rows = utility_rows(replace(law, resamples={"params": draws.tolist()}))
+    for r in rows:
+        assert (r["low"], r["high"]) == (pytest.approx(r["worth"]), pytest.approx(r["worth"]))
+    draws[::2, -1] *= 2
+    wide = utility_rows(replace(law, resamples={"params": draws.tolist()}))
+    assert wide[-1]["high"] > 1.2 * wide[-1]["low"] > 0
+    low, high = worth_axis([r | {"high": 1e6} for r in wide])
+    assert low < 0 < max(r["worth"] for r in wide) < high < 4 * max(1, *(r["worth"] for r in wide))
 
 
 def test_the_report_names_levels() -> None:

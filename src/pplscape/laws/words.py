@@ -13,6 +13,7 @@ from pplscape.laws.law import Law
 from pplscape.laws.noise import LEAST_FREEDOM
 from pplscape.laws.scores import paired
 from pplscape.laws.table import labels, left_out_units
+from pplscape.laws.uncertainty import middle
 from pplscape.runs import RunTable
 
 PAPER = "arXiv 2512.21515"
@@ -98,6 +99,18 @@ def average_utility(law: Law) -> float | None:
         return None
     average = sum(share * law.params[f"u_{b}"] for b, share in enumerate(law.frame.bin_share))
     return average if average > 0 else None
+
+
+def worth_limits(law: Law) -> tuple[Floats, Floats] | None:
+    """Middle `law.covered` of the refits' utilities [K], each over that of its own average token: what all bins have in
+    common, which E and beta trade off with, is no part of how bins differ. None without refits."""
+    if not law.resamples or law.frame.bin_share is None:
+        return None
+    first = list(law.params).index("u_0")
+    u = np.asarray(law.resamples["params"], float)[:, first : first + len(law.frame.bin_share)]
+    average = u @ np.asarray(law.frame.bin_share)
+    told = u[average > 0] / average[average > 0, None]
+    return middle(told, law.covered) if len(told) else None
 
 
 def bins_words(law: Law) -> str:

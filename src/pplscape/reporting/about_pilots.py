@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pplscape.laws.law import Law
-from pplscape.laws.words import average_utility, optimum_words
+from pplscape.laws.words import average_utility, optimum_words, worth_limits
 from pplscape.reporting import figures_law
 from pplscape.reporting.folder import RunFolder
 from pplscape.reporting.gallery import Gallery
-from pplscape.reporting.law_view import SAME_SIZE, LawView, ends_of
+from pplscape.reporting.law_view import SAME_SIZE, LawView
 from pplscape.reporting.style import HALF
 from pplscape.reporting.words import NATS, number, percent, plural, times, tokens, visible
 
@@ -117,14 +117,13 @@ def utility_rows(law: Law) -> list[dict[str, Any]]:
     average = average_utility(found) if found else None
     if found is None or average is None:
         return []
-    rows, levels = [], found.frame.bin_levels
+    rows, levels, limits = [], found.frame.bin_levels, worth_limits(found)
     for b in range(len(found.frame.bin_share or ())):
-        u = found.params[f"u_{b}"]
-        low, high, _ = ends_of(found.intervals.get(f"u_{b}"))
-        low, high = (None if v is None else v / average for v in (low, high))
+        worth = float(found.params[f"u_{b}"] / average)
+        low, high = (None, None) if limits is None else (min(limits[0][b], worth), max(limits[1][b], worth))
         place = {"bin": b // levels + 1, "level": b % levels + 1, "levels": levels}
         name = f"bin {place['bin']}" + (f", level {place['level']}" if levels > 1 else "")
-        rows.append({"name": name, **place, "worth": float(u / average), "low": low, "high": high})
+        rows.append({"name": name, **place, "worth": worth, "low": low, "high": high})
     return rows
 
 

@@ -19,6 +19,8 @@ HALO, DARK = "white", "#15191e"
 SIZE_COLOURS = "viridis"
 LEVELS_APART = 0.7
 """How far the levels of a bin spread, in bins."""
+WORTH_REACH = 2.0
+"""How far intervals of worths are drawn beyond the dots, as a multiple of their range."""
 AXIS = {"nll": "log-perplexity, nats/token", "ppl": "perplexity"}
 
 
@@ -157,12 +159,22 @@ def bin_utilities(rows: Sequence[Facts], width: float = HALF) -> Drawing:
             )
         if levels > 1:
             drawing.legend(*axes.get_legend_handles_labels(), ncols=levels, handletextpad=0.2)
+        axes.set_ylim(*worth_axis(rows))
         axes.set_xlim(0.4, bins[-1] + 0.6)
         axes.set_xticks(np.unique(bins)[:: 1 if bins[-1] <= 12 else 5])
         axes.xaxis.set_major_formatter(lambda v, _: f"{v:.0f}")
         axes.set_xlabel("perplexity bin, lowest to highest")
         axes.set_ylabel("worth of one more token (dashed: average)")
     return drawing
+
+
+def worth_axis(rows: Sequence[Facts]) -> tuple[float, float]:
+    """Ends of the axis: all dots, 0 and 1; and intervals as far as WORTH_REACH times the range of those."""
+    dots = np.array([0.0, 1.0, *(r["worth"] for r in rows)])
+    ends = np.array([*dots, *(r[k] for r in rows for k in ("low", "high") if r[k] is not None)])
+    reach = WORTH_REACH * np.ptp(dots)
+    low, high = max(ends.min(), dots.min() - reach), min(ends.max(), dots.max() + reach)
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
 def predicted_against_measured(rows: Sequence[Facts], width: float = HALF) -> Drawing:
