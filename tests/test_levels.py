@@ -155,7 +155,7 @@ def test_an_allocation_takes_its_quota_from_every_cell() -> None:
 
 
 def test_what_all_bins_have_in_common_is_no_doubt_of_their_worth() -> None:
-    """Refits whose utilities differ by a factor alone: worths have no width. One bin doubled in some refits: they have."""
+    """Refits whose utilities differ by a factor alone: worths have no width. One bin doubled in some: they do."""
     law = law_of(fit_form("utility", _runs()), _runs())
     values = np.array(list(law.params.values()))
     draws = np.repeat(values[None], 99, axis=0)
