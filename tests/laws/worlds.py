@@ -112,6 +112,7 @@ def smooth(c: Compositions, seed: int, spread: float = 0.03, n_waves: int = 600)
 
 def true_loss(truth: str, c: Compositions, share: np.ndarray) -> np.ndarray:
     """Noise-free losses [n] of the worlds `flat` (`flat-0.1`: that exponent, not 0.35), `utility`, `power`,
+    `jump-0.35` (`utility` whose first steps close a tenth of the gap),
     `quadratic`, `monotone`, `paper`, `extended`, `chinchilla`, `repeated`, `replayed`, `gp-SEED`."""
     t = c.tokens / LARGEST
     if truth.startswith("gp-"):
@@ -128,12 +129,13 @@ def true_loss(truth: str, c: Compositions, share: np.ndarray) -> np.ndarray:
         return 2.2 + 0.5 * (c.n_params / 1e8) ** -0.3 + own
     if truth.startswith("flat"):
         return 2.2 + (BASE_LOSS - 2.2) * (1 + 3 * t) ** -float(truth.partition("-")[2] or 0.35)
-    if truth in ("utility", "power"):
+    if truth in ("utility", "power", "jump-0.35"):
         centre = (np.arange(len(share)) + 0.5) / len(share)
         worth = 5.0 * (1.2 - 8 * (centre - 0.5) ** 2 * np.where(centre > 0.5, 1.2, 0.8))
         z = c.bin_tokens / (share * LARGEST)
-        phi = 2 * (1 - np.exp(-z / 2)) if truth == "utility" else z**0.5
-        return 2.2 + (BASE_LOSS - 2.2) * (1 + phi @ (worth * share)) ** -0.35
+        phi = z**0.5 if truth == "power" else 2 * (1 - np.exp(-z / 2))
+        left = 0.9 if truth == "jump-0.35" else 1.0
+        return 2.2 + left * (BASE_LOSS - 2.2) * (1 + phi @ (worth * share)) ** -0.35
     if truth == "chinchilla":  # a trunk is a model
         return 2.2 + 0.5 * (c.n_params / 1e8) ** -0.3 + 1.4 * t**-0.35
     if truth == "monotone":
