@@ -235,7 +235,8 @@ def repeated(rows: Sequence[dict[str, Any]]) -> str:
     """How far cells that were measured with the last method and with the present one differ."""
     now = {cell_of(r): r for r in rows if METHOD.items() <= r.items()}
     pairs = [(now[cell_of(r)], r) for r in rows if r.get("floor") and r not in now.values() and cell_of(r) in now]
-    pairs = [(new, old) for new, old in pairs if new["form"] not in ("gp", "dcpt", *OF_FORM) and "skipped" not in new]
+    others = ("gp", "dcpt", *OF_FORM)
+    pairs = [(new, old) for new, old in pairs if new["form"] not in others and "skipped" not in new]
     if not pairs:
         return ""
     means, spans = (
