@@ -243,8 +243,8 @@ def repeated(rows: Sequence[dict[str, Any]]) -> str:
         max(abs(n[k] - o[k]) for n, o in pairs for k in keys) for keys in (("mean",), ("lowest", "highest"))
     )
     return (
-        f"{len(pairs)} cells of forms other than `gp`, `dcpt` and `utility` were measured before and after: means differ "
-        f"by at most {100 * means:.1f} points, lowest and highest by {100 * spans:.1f}."
+        f"{len(pairs)} cells of forms other than `gp`, `dcpt` and `utility` were measured before and after: means "
+        f"differ by at most {100 * means:.1f} points, lowest and highest by {100 * spans:.1f}."
     )
 
 
