@@ -171,7 +171,9 @@ def measure(
     }
     exponent = next(name for name in EXPONENTS if name in laws[0].params)
     slope = float(truth.partition("-")[2] or EXPONENTS[exponent])
-    for key, name, true in (("E", "E", FLOOR), ("exponent", exponent, slope)):
+    known = [("E", "E", FLOOR), ("exponent", exponent, slope)]
+    known += [("J", "J", worlds.JUMP)] if truth.startswith("jump") else []
+    for key, name, true in known:
         intervals = [law.intervals[name] for law in laws]
         ends = np.array([(i["low"], i["high"]) if isinstance(i, dict) else i for i in intervals])
         inside = (ends[:, 0] <= true) & (true <= ends[:, 1])
@@ -252,6 +254,12 @@ def cell_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["form"], row.get("truth"), row["trunks"], row["noise"], row["shared"]
 
 
+def jumps(rows: Sequence[dict[str, Any]]) -> str:
+    """How often intervals of J hold it in the world that has one."""
+    held = [f"{r['J']:.1%} ({r['trunks']} trunks, {r['noise']})" for r in rows if "J" in r]
+    return f"J of `utility` in the world with a jump (0.1) is held in {', '.join(held)}." if held else ""
+
+
 def stated_wrong(rows: Sequence[dict[str, Any]]) -> str:
     """Where most data sets are labelled: the largest share of all in which a parameter has no label and is missed."""
     most = {}
@@ -288,6 +296,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         *filter(None, [repeated(history)]),
         "",
         stated_wrong(rows),
+        *filter(None, [jumps(rows)]),
         "",
         "## Off the limits",
         "",

@@ -120,6 +120,7 @@ def test_derivatives_and_parameters_of_the_additive_law(spec: str) -> None:
     form, data, frame = setting.form, setting.data, setting.frame
     theta = form.starts(data, runs.loss[None], np.ones((1, len(runs))), frame)[0, :1]
     assert theta.shape[1] == 5 + 4 + 3
+    theta[0, 4] = 0.3  # J
     _, jacobian = form.evaluate(theta, data, frame)
     for j in range(theta.shape[1]):
         step = 1e-6 * max(1.0, abs(theta[0, j]))

@@ -180,7 +180,7 @@ def unchanged(method: str) -> str:
 
 def seen_by(method: str) -> str | None:
     """The law that knows by what a method chooses: a folder of LIKENED, "" for that of perplexity alone, None for none:
-    origins, words and probes are in no law's bins, nor are those of former arms."""
+    origins, words and probes are in no law's bins, and former arms on likeness had other bins."""
     arm = MATCHED.get(method, method)
     if "likeness" in arm or arm.startswith("run"):
         return LIKENED.get(arm)

@@ -118,7 +118,7 @@ def judge(predictions: Sequence[Row], size: float = 1.0) -> dict[str, Row]:
 
     `mae_over_gain`: error over the mean improvement on the base model. `gain_error`: of the gain over random, which is
     paired by seed. `held`: arms whose mean loss lies within the mean interval; None where a form has no interval.
-    `seen`: the same for the arms that choose by what bins of perplexity show (`seen_by`), and draw at random in them.
+    `seen`: the same for the arms that choose by what bins of perplexity show (`seen_by`).
     """
     mine = [p for p in predictions if p["size"] == size]
     mine += baseline(mine)

@@ -1,6 +1,8 @@
-"""Question 1 as a user has it: what the law that a selection was made with says of it, and what came.
+"""Question 1 as a user has it: what laws on the bins of a selection say of it, and what came.
 
-Reads laws of a pool (so it needs OUT); compositions are those of the rows. Losses are on valid, where laws are fitted.
+As `select` tells it: losses by the chosen law, gains over random by the one that decides. Reads laws of a pool (so it
+needs OUT); compositions are those of the rows, also where an earlier law drew them. Losses are on valid, where laws are
+fitted.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from pplscape.draw.auto import challenger
 from pplscape.laws.law import Law
+from pplscape.laws.uncertainty import middle
 from pplscape.manifest import read_json
 from pplscape.runs import Compositions
 
@@ -34,10 +38,7 @@ def composition_of(row: Row, share: Sequence[float]) -> Compositions:
 
 
 def promised(pool: Path, rows: Sequence[Row]) -> list[Row]:
-    """One row a cell of random and of each arm that a law of `pool` sees: the chosen law's loss and gain over random.
-
-    `gain_low`, `gain_high`: 5 % and 95 % of the law's refits.
-    """
+    """One row a cell of random and of each arm that a law of `pool` sees."""
     mine = [r for r in rows if (r["pool"], r["experiment"], r["size"], r["status"]) == (pool.name, "primary", 1, "ok")]
     found = []
     for part in ("", *LIKENED.values()):
@@ -46,22 +47,25 @@ def promised(pool: Path, rows: Sequence[Row]) -> list[Row]:
         law = Law.from_json(pool / part / "law" / "law.json")
         share = read_json(pool / part / "landscape" / "landscape.json", "landscape")["bins"]["share"]
         arms = [r for r in mine if seen_by(r["method"]) == part and (part or r["method"] in PLAIN)]
-        drawn = [r for r in mine if r["method"] == "random"] if arms else []
-        found += [{"law": part, "form": law.form, **said(law, r, share)} for r in drawn + arms]
+        drawn = {r["seed"]: r for r in mine if r["method"] == "random"} if arms else {}
+        pairs = [(r, drawn[r["seed"]]) for r in (*drawn.values(), *arms) if r["seed"] in drawn]
+        found += [{"law": part, "form": law.form, **said(law, r, other, share)} for r, other in pairs]
     return found
 
 
-def said(law: Law, row: Row, share: Sequence[float]) -> Row:
-    """What `law` says of one cell."""
-    asked = composition_of(row, share)
-    random = composition_of(row | {"method": "random"}, share)
-    told: Row = {k: row[k] for k in ("pool", "method", "seed", "loss_valid")} | {"base_loss": law.base_loss}
-    told |= {"predicted": float(law.predict(asked)[0])}
-    told |= {"gain": float(law.predict(random)[0]) - told["predicted"]}
+def said(law: Law, row: Row, drawn: Row, share: Sequence[float]) -> Row:
+    """What `law` says of one cell, and of its gain over random (`drawn`) of as many tokens."""
+    asked, random = composition_of(row, share), composition_of(drawn | {"tokens": row["tokens"]}, share)
     low, high = law.predict_interval(asked, new_run=False)
-    gains = np.exp(law.draw_log_losses(random))[:, 0] - np.exp(law.draw_log_losses(asked))[:, 0]
-    ends = [float(v) for v in np.quantile(gains, [0.05, 0.95])]
-    return told | {"low": float(low[0]), "high": float(high[0]), "gain_low": ends[0], "gain_high": ends[1]}
+    decider = challenger(law)
+    gain = float((decider.predict(random) - decider.predict(asked))[0])
+    gains = np.exp(decider.draw_log_losses(random)) - np.exp(decider.draw_log_losses(asked))
+    ends = [float(side[0]) for side in middle(gains, law.covered)]
+    return {
+        **{k: row[k] for k in ("pool", "method", "seed", "loss_valid")}, "base_loss": law.base_loss,
+        "predicted": float(law.predict(asked)[0]), "low": float(low[0]), "high": float(high[0]),
+        "decider": decider.form, "gain": gain, "gain_low": min(ends[0], gain), "gain_high": max(ends[1], gain),
+    }  # fmt: skip
 
 
 def kept(rows: Sequence[Row]) -> list[Row]:
@@ -76,7 +80,8 @@ def kept(rows: Sequence[Row]) -> list[Row]:
         gain = vars(paired([drawn[s]["loss_valid"] - these[s]["loss_valid"] for s in seeds])) if seeds else None
         found.append(
             {
-                "law": law or "perplexity", "form": next(iter(these.values()))["form"], "pool": pool, "method": method,
+                "law": law or "perplexity", "pool": pool, "method": method,
+                **{k: next(iter(these.values()))[k] for k in ("form", "decider")},
                 "seeds": len(these), "miss": (mean["predicted"] - loss) / (mean["base_loss"] - loss),
                 "holds": mean["low"] <= loss <= mean["high"], "measured_gain": gain,
                 "gain_holds": bool(gain) and mean["gain_low"] <= gain["mean"] <= mean["gain_high"], **mean,
@@ -89,7 +94,7 @@ _NUMBERS = ("loss_valid", "base_loss", "predicted", "low", "high", "gain", "gain
 
 
 def promises_text(found: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence and the table."""
+    """Sentences and the table; random, which is predicted by every law, is not counted among the arms."""
     if not found:
         return "Not run yet."
     head = (
@@ -99,20 +104,23 @@ def promises_text(found: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for f in sorted(found, key=lambda f: (dirt_of(f["pool"]), f["law"], -f["gain"])):
         gain = f["measured_gain"]
-        told = f"{f['gain']:+.3f} [{f['gain_low']:+.3f}, {f['gain_high']:+.3f}]{_out(f['gain_holds'])}" if gain else "–"
+        ends = f"[{f['gain_low']:+.3f}, {f['gain_high']:+.3f}]{_out(f['gain_holds'])}"
+        told = f"{f['gain']:+.3f} {ends} ({f['decider']})" if gain else "–"
         rows.append(
             (
-                f"{dirt_of(f['pool']):.0%}", f["method"], f"{f['law']} ({f['form']})", f["seeds"],
+                f"{dirt_of(f['pool']):.0%}", f["method"], f["law"], f["seeds"],
                 f"{f['loss_valid']:.3f}",
-                f"{f['predicted']:.3f} [{f['low']:.3f}, {f['high']:.3f}]{_out(f['holds'])}", f"{f['miss']:+.1%}",
-                f"{gain['mean']:+.3f} {ends_text(gain['t'])}" if gain else "–", told,
+                f"{f['predicted']:.3f} [{f['low']:.3f}, {f['high']:.3f}]{_out(f['holds'])} ({f['form']})",
+                f"{f['miss']:+.1%}", f"{gain['mean']:+.3f} {ends_text(gain['t'])}" if gain else "–", told,
             )
         )  # fmt: skip
-    gains = [f for f in found if f["measured_gain"]]
+    arms = [f for f in found if f["measured_gain"]]
+    miss, losses, gains = (
+        np.mean([abs(f["miss"]) for f in arms]), sum(f["holds"] for f in arms), sum(f["gain_holds"] for f in arms)
+    )  # fmt: skip
     return (
-        f"Mean miss {np.mean([abs(f['miss']) for f in found]):.1%} of the improvement; intervals hold "
-        f"{sum(f['holds'] for f in found)} of {len(found)} losses and {sum(f['gain_holds'] for f in gains)} of "
-        f"{len(gains)} gains (! where not).\n\n{table_text(head, rows)}"
+        f"Of {len(arms)} arms: mean miss {miss:.1%} of the improvement; 90 % intervals hold {losses} losses and {gains} "
+        f"gains (! where not).\n\n{table_text(head, rows)}"
     )
 
 

@@ -469,8 +469,8 @@ def test_arms_that_the_law_does_not_see_are_left_out_beside() -> None:
 def promise(method: str, seed: int, loss: float, said: float, gain: tuple[float, float, float]) -> dict[str, Any]:
     ends = dict(zip(("gain_low", "gain", "gain_high"), gain, strict=True))
     return ends | {
-        "law": "run", "form": "utility", "pool": "pool-30", "method": method, "seed": seed, "loss_valid": loss,
-        "base_loss": 5.0, "predicted": said, "low": said - 0.1, "high": said + 0.1,
+        "law": "run", "form": "utility", "decider": "utility:power", "pool": "pool-30", "method": method, "seed": seed,
+        "loss_valid": loss, "base_loss": 5.0, "predicted": said, "low": said - 0.1, "high": said + 0.1,
     }  # fmt: skip
 
 
@@ -483,8 +483,8 @@ def test_a_promise_is_held_against_the_mean_of_its_seeds() -> None:
     assert (run["holds"], run["gain_holds"], random_["holds"]) == (True, False, False)
     assert run["measured_gain"]["mean"] == pytest.approx(0.3)
     told = promises_text([random_, run])
-    assert "hold 1 of 2 losses and 0 of 1 gains" in told
-    assert "| +0.200 [+0.100, +0.250] ! |" in told
+    assert "Of 1 arms: mean miss 4.3% of the improvement; 90 % intervals hold 1 losses and 0 gains" in told
+    assert "| +0.200 [+0.100, +0.250] ! (utility:power) |" in told
 
 
 def test_gains_are_predicted_at_the_arms_seeds() -> None:

@@ -13,7 +13,7 @@ from pplscape.errors import UserError
 from pplscape.laws.fit import fit_form, setting_of
 from pplscape.laws.forms import FORMS, Frame, get_form
 from pplscape.laws.forms.plane import PlaneForm
-from pplscape.laws.forms.utility import effective_tokens
+from pplscape.laws.forms.utility import JUMP, effective_tokens
 from pplscape.laws.law import Law
 from pplscape.runs import Compositions, RunTable
 
@@ -38,6 +38,8 @@ def test_derivatives_agree_with_differences(spec: str, runs: RunTable) -> None:
     setting = setting_of(get_form(spec), runs)
     form, data, frame = setting.form, setting.data, setting.frame
     theta = form.starts(data, runs.loss[None], np.ones((1, len(runs))), frame)[0, :1]
+    if "J" in form.names(frame):
+        theta[0, JUMP] = 0.3
     value, jacobian = form.evaluate(theta, data, frame)
     for j in range(theta.shape[1]):
         step = 1e-6 * max(1.0, abs(theta[0, j]))

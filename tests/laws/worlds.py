@@ -10,6 +10,7 @@ from pplscape.runs import Compositions, RunTable
 
 BASE_LOSS = 4.8
 LARGEST = 512_000.0
+JUMP = 0.1
 MODELS = np.array([1e8, 1e7, 3e7, 1e6])
 SMALL_MODELS = np.array([1e6, 2.5e5, 5e5, 1e5])
 UNIQUE = np.array([LARGEST, 32_000.0, 128_000.0, 64_000.0])
@@ -112,7 +113,7 @@ def smooth(c: Compositions, seed: int, spread: float = 0.03, n_waves: int = 600)
 
 def true_loss(truth: str, c: Compositions, share: np.ndarray) -> np.ndarray:
     """Noise-free losses [n] of the worlds `flat` (`flat-0.1`: that exponent, not 0.35), `utility`, `power`,
-    `jump-0.35` (`utility` whose first steps close a tenth of the gap),
+    `jump-0.35` (`utility` with a jump; its exponent),
     `quadratic`, `monotone`, `paper`, `extended`, `chinchilla`, `repeated`, `replayed`, `gp-SEED`."""
     t = c.tokens / LARGEST
     if truth.startswith("gp-"):
@@ -134,7 +135,7 @@ def true_loss(truth: str, c: Compositions, share: np.ndarray) -> np.ndarray:
         worth = 5.0 * (1.2 - 8 * (centre - 0.5) ** 2 * np.where(centre > 0.5, 1.2, 0.8))
         z = c.bin_tokens / (share * LARGEST)
         phi = z**0.5 if truth == "power" else 2 * (1 - np.exp(-z / 2))
-        left = 0.9 if truth == "jump-0.35" else 1.0
+        left = 1 - JUMP * (truth == "jump-0.35")
         return 2.2 + left * (BASE_LOSS - 2.2) * (1 + phi @ (worth * share)) ** -0.35
     if truth == "chinchilla":  # a trunk is a model
         return 2.2 + 0.5 * (c.n_params / 1e8) ** -0.3 + 1.4 * t**-0.35

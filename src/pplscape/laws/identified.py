@@ -14,13 +14,15 @@ UNIDENTIFIED_RATIO = 1e3
 whose interval spans half of the smallest measured, and whatever reaches its bound."""
 EXPONENT_RATIO = 3.0
 """The same for exponents: from 0.2 to 0.6, say, nothing is known of what larger sizes bring."""
+JUMP_WIDTH = 0.1
+"""A jump whose interval is wider than what was believed of it beforehand (`forms.utility`) is called unidentified."""
 
 
 def identified(name: str, limits: tuple[float, float], edges: tuple[float, float], smallest: float) -> bool:
     """Whether an interval says something: it ends before the parameter's bounds, and is not absurdly wide."""
     low, high = limits
-    if name == "J":  # none is an answer
-        return high < edges[1]
+    if name == "J":  # 0, its bound, is an answer
+        return high - low <= JUMP_WIDTH
     if low <= edges[0] or high >= edges[1] or low == high:
         return False
     if name == "E":

@@ -130,14 +130,18 @@ class Law:
         return np.atleast_2d(self._log_loss(np.asarray(self.resamples["params"], float), compositions))
 
     def _log_loss(self, params: Floats, compositions: Compositions) -> Floats:
-        names = self.shape.names(self.frame)
-        if params.shape[-1] != len(names):
-            raise UserError(
-                f"This {self.form} law has {params.shape[-1]} parameters, not {', '.join(names)}: it was fitted by "
-                "another version of pplscape; run `pplscape fit` again."
-            )
+        self.check()
         found = self.shape.log_loss(np.atleast_2d(params), compositions, self.frame)
         return found[0] if params.ndim == 1 else found
+
+    def check(self) -> None:
+        """UserError if the parameters are not those of the form: law.json is another version's."""
+        names = self.shape.names(self.frame)
+        if len(self.params) != len(names):
+            raise UserError(
+                f"This {self.form} law has {len(self.params)} parameters, not {', '.join(names)}: it was fitted by "
+                "another version of pplscape; run `pplscape fit` again."
+            )
 
     def extrapolates(self, compositions: Compositions) -> NDArray[np.bool_]:
         """True [n] where a composition lies outside what the pilots covered and the prediction is a guess.

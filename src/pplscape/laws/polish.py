@@ -21,6 +21,8 @@ Step = Callable[[NDArray[np.intp]], Floats]
 """Fits to move -> how far [len, p]."""
 CHUNK_CELLS = 40_000
 """Numbers in one batched derivative: what an iteration touches stays in the processor's cache."""
+MOST_HOLDS = 3
+"""Times that parameters are held at their bounds within one step."""
 OUTLIER_WEIGHT = 0.02
 """Share of their reweighted curvature that outliers keep in the inliers' step: it stays finite with few inliers."""
 
@@ -171,18 +173,37 @@ def _steps(place: _Place, damping: Floats, basis: Floats) -> list[Step]:
     frozen = ((theta <= place.low) & (gradient > 0)) | ((theta >= place.high) & (gradient < 0))
     free = np.where(frozen, 0.0, 1.0)
     extra = basis.T @ problem.ridge @ basis
+    scale = np.diag(basis)
+    low, high = (place.low - theta) / scale, (place.high - theta) / scale
 
     def damped(weight: Floats, rows: NDArray[np.intp]) -> Floats:
         whole = len(rows) == len(theta)  # then nothing needs to be copied
-        parts = (moved, weight, extra, gradient * free, free, damping)
-        design, weight, ridge, slope, able, lift = parts if whole else (part[rows] for part in parts)
-        return _damped(_gram(design, weight) + ridge, slope, able, lift) @ basis.T
+        parts = (moved, weight, extra, gradient, free, damping, low, high)
+        design, weight, ridge, slope, able, lift, *reach = parts if whole else (part[rows] for part in parts)
+        return _within(_gram(design, weight) + ridge, slope, able, lift, *reach) @ basis.T
 
     outside = size > problem.delta
     weights = [bent]
     if outside.any():
         weights.insert(0, np.where(outside, OUTLIER_WEIGHT * bent, problem.weight))
     return [partial(damped, weight) for weight in weights]
+
+
+def _within(curvature: Floats, gradient: Floats, free: Floats, damping: Floats, low: Floats, high: Floats) -> Floats:
+    """The damped step; what would leave [low, high] is held at its end, and the rest solved again.
+
+    A step that is clipped afterwards need not descend: where E, beta and J lie along one valley and J ends at 0, six of
+    ten fits of `utility:power` to simulated runs stopped above what a random start found.
+    """
+    step, held = _damped(curvature, gradient * free, free, damping), np.zeros_like(gradient)
+    for _ in range(MOST_HOLDS):
+        out = (free > 0) & ((step < low) | (step > high))
+        if not out.any():
+            break
+        held, free = np.where(out, np.clip(step, low, high), held), np.where(out, 0.0, free)
+        slope = gradient + (curvature @ held[..., None])[..., 0]
+        step = np.where(free > 0, _damped(curvature, slope * free, free, damping), held)
+    return step
 
 
 def _damped(curvature: Floats, gradient: Floats, free: Floats, damping: Floats) -> Floats:

@@ -103,14 +103,15 @@ def average_utility(law: Law) -> float | None:
 
 def worth_limits(law: Law) -> tuple[Floats, Floats] | None:
     """Middle `law.covered` of the refits' utilities [K], each over that of its own average token: what all bins have in
-    common, which E and beta trade off with, is no part of how bins differ. None without refits."""
+    common, which E and beta trade off with, is no part of how bins differ. None without refits, or where their
+    average token is too often worth nothing."""
     if not law.resamples or law.frame.bin_share is None:
         return None
     first = list(law.params).index("u_0")
     u = np.asarray(law.resamples["params"], float)[:, first : first + len(law.frame.bin_share)]
     average = u @ np.asarray(law.frame.bin_share)
     told = u[average > 0] / average[average > 0, None]
-    return middle(told, law.covered) if len(told) else None
+    return middle(told, law.covered) if len(told) > law.covered * len(u) else None
 
 
 def bins_words(law: Law) -> str:

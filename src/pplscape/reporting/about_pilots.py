@@ -143,6 +143,9 @@ def _utilities_caption(rows: Sequence[Facts], law: Law) -> str:
     if all(r["low"] is None for r in rows):
         return text + "No intervals: the law was fitted without resamples."
     held = f"{percent(law.covered)} intervals"
+    low, high = figures_law.worth_axis(rows)
+    if any(r["low"] < low or r["high"] > high for r in rows):
+        text += "Intervals that reach the figure's edge go on. "
     if not clear:
         return text + f"All {held} include 1: no bin is told from the average."
     return (

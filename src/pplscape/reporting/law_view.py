@@ -38,6 +38,8 @@ class LawView:
     def __init__(self, run: RunFolder):
         self.run, self.rows = run, run.ok
         self.law = Law.from_json(run.law) if run.law else None
+        if self.law:
+            self.law.check()
         self.scale = (self.law.scale if self.law else None) or "nll"
         self.sizes = sizes_of(self.rows)
         self.n_params = next((r["n_params"] for r in self.rows if r.get("n_params")), None)

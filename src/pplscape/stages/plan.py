@@ -31,7 +31,7 @@ from pplscape.stages.fit import Tables, load_runs, tables_of
 from pplscape.statistics import Bins
 from pplscape.training.schedule import Recipe
 
-VERSION, ADAPTIVE_VERSION = 1, 3
+VERSION, ADAPTIVE_VERSION = 1, 4
 """Of first plans, and of those that follow runs."""
 
 

@@ -23,7 +23,7 @@ from pplscape.reporting.about_transfer import gains_figure, summary
 from pplscape.runs import RunTable
 from pplscape.stages.fit import Tables, load_runs, read_landscape, tables_of
 
-VERSION = 2
+VERSION = 3
 REFITS = 60
 """Behind the hedge of both laws' allocations."""
 APART = 0.3

@@ -7,8 +7,7 @@ n_b = tokens of bin b in units of the largest pilot, w_b = the bin's share of po
 count less (Muennighoff et al., arXiv 2305.16264): n_b -> U_b + U_b R (1 - exp(-(n_b/U_b - 1)/R)), U_b = unique tokens.
 
 J, believed to be small, is the share of the gap that the first steps close whatever they read (format, frequent
-tokens). Without it the curve is fitted to that, and says too little of what more tokens bring: on seven sets of pilots
-of three domains losses at four times the largest were predicted too high by 0.03 to 0.18 nats/token.
+tokens). Without it the curve is fitted to that, and says too little of what more tokens bring (docs/decisions.md).
 
 Of bins that are cut a second time, by learnability, utilities are additive: v of a cell is f of its range of
 log-perplexity plus h of its level, K + M numbers for K M cells.
@@ -57,8 +56,8 @@ def effective_tokens(tokens: Floats, unique: Floats | None) -> Floats:
     return np.where((unique > 0) & (epochs > 1), repeated, tokens)
 
 
-HEAD = 5
-"""Numbers of theta before the bins'."""
+HEAD, JUMP = 5, 4
+"""Numbers of theta before the bins', and where J stands among them."""
 JUMP_SPREAD, MOST_JUMP = 0.1, 0.9
 """What is believed of J, around none, and its bound."""
 JUMPS = (0.0, 0.05)
@@ -99,11 +98,13 @@ class Utility(Form):
         return box(low, [top, np.log(5.0), shape[1], 12.0, MOST_JUMP, *[50.0] * n], smallest)
 
     def prior(self, frame: Frame) -> Prior:
-        beliefs = {1: (float(np.log(EXPONENT)), 1.0), HEAD - 1: (0.0, JUMP_SPREAD)}
+        beliefs = {1: (float(np.log(EXPONENT)), 1.0), JUMP: (0.0, JUMP_SPREAD)}
         return believe(HEAD + _cells(frame).shape[1], beliefs)
 
     def basis(self, data: Data, frame: Frame) -> Floats:
-        return np.eye(HEAD + _cells(frame).shape[1])
+        steps = np.ones(HEAD + _cells(frame).shape[1])
+        steps[JUMP] = JUMP_SPREAD
+        return np.diag(steps)
 
     def penalty(self, frame: Frame) -> Penalty:
         n_levels = frame.bin_levels
@@ -130,7 +131,12 @@ class Utility(Form):
 
     def evaluate(self, theta: Floats, data: Data, frame: Frame, jacobian: bool = True) -> tuple[Floats, Floats | None]:
         assert frame.base_loss is not None
-        floor, beta, k, left = theta[..., :1], np.exp(theta[..., 1:2]), np.exp(theta[..., 3:4]), 1 - theta[..., 4:5]
+        floor, beta, k, left = (
+            theta[..., :1],
+            np.exp(theta[..., 1:2]),
+            np.exp(theta[..., 3:4]),
+            1 - theta[..., JUMP:HEAD],
+        )
         phi, by_shape = self._phi(theta[..., 2], data)
         worth = k * (1 + _spread(theta[..., HEAD:], frame)) * data["share"]
         total = (phi @ worth[..., None])[..., 0]
@@ -149,7 +155,7 @@ class Utility(Form):
         derivative[..., 2] = slope * (by_shape @ worth[..., None])[..., 0]
         derivative[..., 3] = slope * total
         by_cell = (slope * k)[..., None] * phi * data["share"]
-        derivative[..., 4] = -whole
+        derivative[..., JUMP] = -whole
         derivative[..., HEAD:] = by_cell if frame.bin_levels == 1 else by_cell @ _cells(frame)
         return np.log(loss), derivative / loss[..., None]
 
@@ -196,7 +202,7 @@ class Utility(Form):
     def params(self, theta: Floats, frame: Frame) -> Floats:
         shape = np.exp(theta[..., 2:3]) if self.variant == "saturating" else theta[..., 2:3]
         worth = np.exp(theta[..., 3:4]) * (1 + _spread(theta[..., HEAD:], frame))
-        return np.concatenate([theta[..., :1], np.exp(theta[..., 1:2]), shape, theta[..., 4:5], worth], axis=-1)
+        return np.concatenate([theta[..., :1], np.exp(theta[..., 1:2]), shape, theta[..., JUMP:HEAD], worth], axis=-1)
 
     def theta(self, params: Floats, frame: Frame) -> Floats:
         shape = np.log(params[..., 2:3]) if self.variant == "saturating" else params[..., 2:3]
