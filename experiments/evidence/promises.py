@@ -119,8 +119,8 @@ def promises_text(found: Sequence[Mapping[str, Any]]) -> str:
         np.mean([abs(f["miss"]) for f in arms]), sum(f["holds"] for f in arms), sum(f["gain_holds"] for f in arms)
     )  # fmt: skip
     return (
-        f"Of {len(arms)} arms: mean miss {miss:.1%} of the improvement; 90 % intervals hold {losses} losses and {gains} "
-        f"gains (! where not).\n\n{table_text(head, rows)}"
+        f"Of {len(arms)} arms: mean miss {miss:.1%} of the improvement; 90 % intervals hold {losses} losses and "
+        f"{gains} gains (! where not).\n\n{table_text(head, rows)}"
     )
 
 
