@@ -23,7 +23,7 @@ from .promises import promised
 from .runner import Store
 from .setting import Setting
 
-NESTED = ("nll_valid", "nll_test", "bin_tokens", "target", "predicted", "gate", "warnings", "versions")
+NESTED = ("nll_valid", "nll_test", "bin_tokens", "target", "predicted", "gate", "law", "warnings", "versions")
 """Columns that only runs.jsonl and runs.parquet hold."""
 
 
