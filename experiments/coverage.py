@@ -257,7 +257,7 @@ def cell_of(row: dict[str, Any]) -> tuple[Any, ...]:
 def jumps(rows: Sequence[dict[str, Any]]) -> str:
     """How often intervals of J hold it in the world that has one."""
     held = [f"{r['J']:.1%} ({r['trunks']} trunks, {r['noise']})" for r in rows if "J" in r]
-    return f"J of `utility` in the world with a jump (0.1) is held in {', '.join(held)}." if held else ""
+    return f"J of `utility` in `jump-0.35`, the utility world with a jump of 0.1, is held in {', '.join(held)}." if held else ""
 
 
 def stated_wrong(rows: Sequence[dict[str, Any]]) -> str:
