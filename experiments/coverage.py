@@ -257,7 +257,8 @@ def cell_of(row: dict[str, Any]) -> tuple[Any, ...]:
 def jumps(rows: Sequence[dict[str, Any]]) -> str:
     """How often intervals of J hold it in the world that has one."""
     held = [f"{r['J']:.1%} ({r['trunks']} trunks, {r['noise']})" for r in rows if "J" in r]
-    return f"J of `utility` in `jump-0.35`, the utility world with a jump of 0.1, is held in {', '.join(held)}." if held else ""
+    world = "`jump-0.35`, the utility world with a jump of 0.1"
+    return f"J of `utility` in {world}, is held in {', '.join(held)}." if held else ""
 
 
 def stated_wrong(rows: Sequence[dict[str, Any]]) -> str:
