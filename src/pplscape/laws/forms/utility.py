@@ -41,8 +41,6 @@ LEAST_BRACKET = 0.05
 PRIOR_SPREADS = (0.1, 0.3, 1.0, 3.0)
 """Candidates for the spread of u_b around its mean, relative to the mean."""
 
-NO_SPREAD = 1e-3
-"""Spread of u_b around its mean that is none."""
 NOISE_GUESS = 0.003
 """Relative noise assumed for the ridge of the starting values only."""
 
@@ -239,4 +237,10 @@ class Alike(Utility):
     name = "alike"
 
     def penalty(self, frame: Frame) -> Penalty:
-        return replace(super().penalty(frame), strengths=(NO_SPREAD**-2,))
+        return replace(super().penalty(frame), strengths=(1.0,))
+
+    def bounds(self, frame: Frame, smallest: Floats) -> tuple[Floats, Floats]:
+        """v is 0 and not only near it: what is left of a preference would be taken for a gain, however small."""
+        low, high = super().bounds(frame, smallest)
+        low[..., HEAD:], high[..., HEAD:] = 0.0, 0.0
+        return low, high
