@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pplscape.runs import Compositions
 from pplscape.statistics import Bins, moments, on_scale
 
 from .cells import BY_BYTE, Cell, seen_by
+from .promises import composition_of
 
 Row = dict[str, Any]
 
@@ -48,11 +50,12 @@ Composed = Callable[[int, int, int], pa.Table]
 
 
 def predict(pool: Path, rows: Sequence[Row], composed: Composed) -> list[Row]:
-    """Predictions of every fitted form for every cell that was trained itself, on no other text, and whose draw is
-    kept; random compositions are drawn again."""
+    """Predictions of every fitted form for every cell that was trained itself, on no other text; where the draw is not
+    kept, of the tokens by bin and the moments in its row. Random compositions are drawn again."""
     if not (pool / "law" / "law.json").exists():
         return []
     law, facts = Law.from_json(pool / "law" / "law.json"), read_json(pool / "landscape" / "landscape.json", "landscape")
+    share = facts["bins"]["share"]
     n_params = float(facts["scoring"]["n_params"]) if "n_params" in (facts.get("scoring") or {}) else 0.0
     found = []
     for r in rows:
@@ -63,12 +66,13 @@ def predict(pool: Path, rows: Sequence[Row], composed: Composed) -> list[Row]:
         if r["status"] != "ok" or cell.replay_share or "same_as" in r or r["pool"] != pool.name:
             continue
         if kind[0] == "composition":
-            selected = composed(int(kind[2]), r["budget"], cell.seed)
+            asked = composition(composed(int(kind[2]), r["budget"], cell.seed), facts, n_params)
         elif draw.exists():
-            selected = read_selected(draw)
+            asked = composition(read_selected(draw), facts, n_params)
+        elif r.get("bin_tokens") and len(r["bin_tokens"]) == len(share):
+            asked = replace(composition_of(r, share), n_params=np.array([n_params]))
         else:
             continue
-        asked = composition(selected, facts, n_params)
         for entry in (law, *law.alternatives):
             low, high = entry.predict_interval(asked) if entry.resamples else (np.full(1, np.nan),) * 2
             found.append(

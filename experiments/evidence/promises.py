@@ -30,7 +30,7 @@ PLAIN = ("auto",)
 
 
 def composition_of(row: Row, share: Sequence[float]) -> Compositions:
-    """A cell's subset as the laws see it; random's tokens per bin, which its row has for other bins, by `share` [K]."""
+    """A cell's subset as the laws see it; random's tokens by bin, which its row has for other bins, by `share` [K]."""
     tokens = np.array([float(row["tokens"])])
     bins = np.asarray(share) * tokens if row["method"] == "random" else np.asarray(row["bin_tokens"], dtype=float)
     moments = {k: np.array([row[k]]) for k in ("nll_mean", "nll_std", "ppl_mean", "ppl_std")}

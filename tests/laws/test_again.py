@@ -11,7 +11,9 @@ import worlds
 from pplscape.laws.again import composition_wins, losses_again, without_preference
 from pplscape.laws.build import build
 from pplscape.laws.choose import Trial, cross_validate
+from pplscape.laws.fit import fit_form
 from pplscape.laws.forms import get_form
+from pplscape.laws.forms.utility import Alike
 from pplscape.laws.law import Law
 from pplscape.runs import Compositions, RunTable
 
@@ -55,6 +57,18 @@ def test_elsewhere_no_text_is_better(flat: RunTable) -> None:
     assert null.fit is not None
     assert (~wins).sum() > 12
     np.testing.assert_allclose(found[~wins], np.broadcast_to(np.exp(null.fit.log_loss(at)), found[~wins].shape))
+
+
+@pytest.mark.parametrize("variant", ["saturating", "power"])
+def test_without_preference_nothing_is_better_than_random(dirty: RunTable, variant: str) -> None:
+    """Not by a millionth: a residue of preferences, of 1e-8 nats, let the gate pass in flat worlds."""
+    fit = fit_form(Alike(variant), dirty)
+    assert dirty.bin_share is not None
+    share = np.asarray(dirty.bin_share)
+    near = share * (1 + 1e-3 * np.random.default_rng(0).normal(size=(50, len(share))))
+    bins = 5e5 * np.concatenate([share[None], near / near.sum(1, keepdims=True)])
+    loss = fit.log_loss(Compositions(tokens=np.full(51, 5e5), bin_tokens=bins))
+    assert (loss[1:] >= loss[0] - 1e-15).all()
 
 
 def test_explosions_are_not_predictions(dirty: RunTable) -> None:
